@@ -1,0 +1,5 @@
+"""``python -m ovquant``."""
+
+from ovquant.cli import main
+
+main()

@@ -1,0 +1,368 @@
+"""The command line: parse, dispatch, exit codes. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovquant.errors import InterruptedSearchError, OvquantError, UsageError, first_line
+
+if TYPE_CHECKING:
+    from ovquant.console import Console
+
+app = typer.Typer(
+    name="ovquant",
+    help="Search post-training quantization strategies for an OpenVINO target with a genetic algorithm.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+targets_app = typer.Typer(help="Target profiles: list, show, check, schema.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(targets_app, name="targets")
+
+
+class Fitness(StrEnum):
+    """Values of --fitness."""
+
+    PARETO = "pareto"
+    ACCURACY = "accuracy"
+    DIVERGENCE = "divergence"
+    WEIGHTED = "weighted"
+
+
+class Picked(StrEnum):
+    """Values of --pick."""
+
+    FASTEST = "fastest"
+    ACCURATE = "accurate"
+    KNEE = "knee"
+
+
+Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
+CalibrationData = Annotated[str | None, typer.Option(help="Samples of their own for calibration.")]
+HoldoutData = Annotated[str | None, typer.Option(help="Samples of their own for the holdout.")]
+CalibrationItems = Annotated[int | None, typer.Option(help="Calibration items to set aside. [default: 300, at most a third]")]
+MaxItems = Annotated[int | None, typer.Option(help="Use at most this many items for validation and holdout.")]
+Resize = Annotated[str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH.")]
+Crop = Annotated[str | None, typer.Option(help="Centre crop: side, or HEIGHTxWIDTH.")]
+Mean = Annotated[str | None, typer.Option(help="Subtracted from pixels (0..255); one value, or one per channel: 124,116,104.")]
+Scale = Annotated[str | None, typer.Option(help="Divides pixels after --mean; likewise.")]
+Layout = Annotated[str | None, typer.Option(help="NCHW or NHWC. [default: read off the model]")]
+Channels = Annotated[str | None, typer.Option(help="RGB, BGR or GRAY. [default: RGB]")]
+TargetName = Annotated[str | None, typer.Option("--target", help="Shipped profile (see `ovquant targets list`) or YAML file.")]
+DeviceName = Annotated[str | None, typer.Option("--device", help="Measure on this device instead of the target's: a dry run.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="accuracy, top5, a scikit-learn scorer, or file.py:function. Repeatable."),
+]
+IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
+IsDebug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def search(
+    model: Annotated[str, typer.Argument(help="Model (ONNX, OpenVINO IR ...), or a job file (YAML).")],
+    data: Data = None,
+    target: TargetName = None,
+    metric: Metrics = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(help="Largest drop of the metric: 0.01 (its unit) or 1%. Repeat for several metrics."),
+    ] = None,
+    max_divergence: Annotated[float | None, typer.Option(help="Largest divergence from the float model.")] = None,
+    fitness: Annotated[Fitness | None, typer.Option(help="What is optimized. [default: pareto]")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")] = None,
+    max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most. [default: 40 without a budget]")] = None,
+    population: Annotated[int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every choice. [default: 0]")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Directory for the results. [default: ovquant-out]")
+    ] = None,
+    calibration_data: CalibrationData = None,
+    holdout_data: HoldoutData = None,
+    calibration_items: CalibrationItems = None,
+    max_items: MaxItems = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    channels: Channels = None,
+    device: DeviceName = None,
+    is_json: IsJson = False,
+    is_quiet: IsQuiet = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Search the best quantization strategy and export it to OUTPUT/best.
+
+    Options win over a job file. The same command on the same output continues a stopped search.
+    """
+    options: dict[str, Any] = {
+        "data": _data_options(
+            data,
+            calibration_data,
+            holdout_data,
+            calibration_items,
+            max_items,
+            resize,
+            crop,
+            mean,
+            scale,
+            layout,
+            channels,
+        ),
+        "target": target,
+        "metrics": None,
+        "max_divergence": max_divergence,
+        "objective": {"fitness": None if fitness is None else fitness.value},
+        "budget": budget,
+        "max_trials": max_trials,
+        "population": population,
+        "seed": seed,
+        "output": output,
+        "device": device,
+    }
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import commands
+        from ovquant.job import load_job
+
+        options["metrics"] = _metric_options(metric, max_drop)
+        is_job = model.endswith((".yaml", ".yml"))
+        if not is_job:
+            options["model"] = model
+        return commands.search(load_job(Path(model) if is_job else None, options), console)
+
+    _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Float model.")],
+    recipe: Annotated[Path, typer.Option(help="recipe.yaml of an exported model.")],
+    data: Annotated[str, typer.Option(help="Samples to calibrate on: image folder, .npz file, or file.py:function.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New directory for the quantized model.")],
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Replay a recipe without a search."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import commands
+
+        return commands.quantize(model, recipe, data, output, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="Models to compare; the first one is the float model.")],
+    data: Data = None,
+    target: TargetName = None,
+    metric: Metrics = None,
+    max_items: MaxItems = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    channels: Channels = None,
+    device: DeviceName = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Measure models side by side: metrics, divergence, latency, size.
+
+    All samples are used. The first model at f32 is the reference, and at the target's precision the baseline.
+    """
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import commands
+        from ovquant.job import load_job
+
+        options = {
+            "model": str(models[0]),
+            "data": _data_options(data, None, None, None, max_items, resize, crop, mean, scale, layout, channels),
+            "target": target,
+            "metrics": _metric_options(metric, None),
+            "device": device,
+        }
+        return commands.evaluate(models, load_job(None, options), console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="Output directory of a search.")],
+    directory: Annotated[Path, typer.Option("-o", "--output", help="New directory for the exported model.")],
+    trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv.")] = None,
+    pick: Annotated[Picked | None, typer.Option(help="Choose among the feasible trials.")] = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Export another trial of a search."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import commands
+
+        return commands.export_trial(output, trial, None if pick is None else pick.value, directory, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@targets_app.command("list")
+def list_targets(is_json: IsJson = False) -> None:
+    """List the shipped profiles."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant.targets import list_targets
+
+        return list_targets(console.result)
+
+    _run(run, is_json=is_json)
+
+
+@targets_app.command("show")
+def show_target(name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")], is_json: IsJson = False) -> None:
+    """Show a profile."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant.targets import show_target
+
+        return show_target(name, console.result)
+
+    _run(run, is_json=is_json)
+
+
+@targets_app.command("check")
+def check_target(name: Annotated[str, typer.Argument(help="YAML file or shipped profile.")], is_json: IsJson = False) -> None:
+    """Check a profile, and whether this machine can measure for it."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant.devices import check_target
+
+        return check_target(name, console)
+
+    _run(run, is_json=is_json)
+
+
+@targets_app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of profiles, for editors."""
+    from ovquant.targets import json_schema
+
+    typer.echo(json_schema(), nl=False)
+
+
+def _run(command: Callable[[Console], dict[str, Any]], *, is_json: bool, is_quiet: bool = False, is_debug: bool = False) -> None:
+    """Run a command, print its JSON if asked for, and turn errors into one message and an exit code."""
+    from ovquant.console import Console
+
+    console = Console(is_json=is_json, is_quiet=is_quiet)
+    try:
+        result = command(console)
+    except KeyboardInterrupt:
+        _fail(InterruptedSearchError("interrupted"), is_json)
+    except OvquantError as error:
+        if is_debug:
+            raise
+        _fail(error, is_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if is_debug:
+            raise
+        _fail(OvquantError(f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)"), is_json)
+    else:
+        if is_json:
+            typer.echo(json.dumps(result, indent=2))
+
+
+def _fail(error: OvquantError, is_json: bool) -> None:
+    typer.echo(f"error: {error}", err=True)
+    if is_json:
+        typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    raise typer.Exit(error.exit_code)
+
+
+def _data_options(
+    path: str | None,
+    calibration: str | None,
+    holdout: str | None,
+    calibration_items: int | None,
+    max_items: int | None,
+    resize: str | None,
+    crop: str | None,
+    mean: str | None,
+    scale: str | None,
+    layout: str | None,
+    channels: str | None,
+) -> dict[str, Any]:
+    """Return the data section of a job from options."""
+    return {
+        "path": path,
+        "calibration": calibration,
+        "holdout": holdout,
+        "calibration_items": calibration_items,
+        "max_items": max_items,
+        "preprocessing": {
+            "resize": _sides(resize, "--resize"),
+            "crop": _sides(crop, "--crop"),
+            "mean": _numbers(mean, "--mean"),
+            "scale": _numbers(scale, "--scale"),
+            "layout": layout,
+            "channels": channels,
+        },
+    }
+
+
+def _metric_options(names: list[str] | None, drops: list[str] | None) -> list[dict[str, Any]] | None:
+    if not names:
+        if drops:
+            raise UsageError("--max-drop needs --metric: which metric may drop?")
+        return None
+    if drops and len(drops) not in {1, len(names)}:
+        raise UsageError(f"{len(names)} --metric but {len(drops)} --max-drop; give one for all, or one each")
+    limits = (drops * len(names) if len(drops) == 1 else drops) if drops else [None] * len(names)
+    return [
+        {"name": name} if limit is None else {"name": name, "max_drop": limit} for name, limit in zip(names, limits, strict=True)
+    ]
+
+
+def _sides(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() for part in parts) or len(parts) > 2:
+        raise typer.BadParameter(f"a side or HEIGHTxWIDTH, found {text!r}", param_hint=option)
+    return [int(part) for part in parts]
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.replace(" ", "").split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"numbers separated by commas, found {text!r}", param_hint=option) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""The use cases behind the command line; each wires the parts together and returns what is to be shown as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovquant import console as shown
+from ovquant import export, runtime, selection, verdict
+from ovquant.configfile import load
+from ovquant.console import Console
+from ovquant.devices import resolve_device
+from ovquant.environment import versions
+from ovquant.errors import (
+    AllCandidatesFailedError,
+    InterruptedSearchError,
+    ModelError,
+    NoFeasibleStrategyError,
+    OutputError,
+    UsageError,
+    first_line,
+)
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench
+from ovquant.executor import InProcessExecutor
+from ovquant.job import Job, load_job, with_absolute_paths
+from ovquant.latency import SystemClock
+from ovquant.protocols import Executor
+from ovquant.recipe import Made, Recipe
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
+from ovquant.search import StopReason, eligible, run_search
+from ovquant.selection import Pick
+from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
+from ovquant.study import Study, read_fingerprint, read_trials
+from ovquant.targets import load_target, to_yaml
+from ovquant.verdict import Row, Verdict, describe
+
+BEST = "best"
+_CSV = "trials.csv"
+_SPLITS = "splits.json"
+_RESULT = "result.json"
+
+
+def search(job: Job, console: Console, executor: Executor | None = None) -> dict[str, Any]:
+    """Search, decide, export; return the result.
+
+    Raises:
+        OvquantError: see `ovquant.errors`; nothing that was there before is lost.
+    """
+    output = Path(job.output)
+    _check_output(output)
+    session = open_session(job, output)
+    study = _open_study(session, output)
+    _announce(session, console, len(study.trials()))
+    runner = executor or InProcessExecutor()
+    try:
+        reason = run_search(session.plan(), study, runner, SystemClock(), console.trial)
+        console.stop()
+        console.info(f"Search ended: {reason}. Measuring finalists together, then on the holdout ...")
+        decision = _decide(session, study, runner, reason)
+    except KeyboardInterrupt:
+        raise InterruptedSearchError(_interrupted(output, study.trials())) from None
+    finally:
+        console.stop()
+        _write_trials(session, study, output)
+    return _finish(session, study, decision, reason, console)
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not (output / STUDY_FILE).is_file():
+        export.require_free(output)
+
+
+def _open_study(session: Session, output: Path) -> Study:
+    """Return the study in `output`; a new one gets the resolved job written beside it.
+
+    Raises:
+        OutputError: it is the study of something else.
+    """
+    path = output / STUDY_FILE
+    fingerprint = session.fingerprint()
+    if path.exists():
+        _require_same(output, fingerprint)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        study = session.open_study(path)
+        if study.fingerprint is None:
+            study.set_fingerprint(fingerprint)
+            resolved = with_absolute_paths(session.job, Path.cwd()).model_copy(update={"target": TARGET_FILE})
+            export.write_text(output / JOB_FILE, to_yaml(resolved))
+            export.write_text(output / TARGET_FILE, to_yaml(session.target))
+            export.write_json(output / _SPLITS, session.workbench.samples.split.as_dict())
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+    return study
+
+
+def _require_same(output: Path, fingerprint: dict[str, Any]) -> None:
+    found = read_fingerprint(output / STUDY_FILE)
+    if found is None:
+        return
+    changed = [key for key in fingerprint if fingerprint[key] != found.get(key)]
+    if changed:
+        raise OutputError(
+            f"{output}: holds the study of another job; different: {', '.join(changed)}. Nothing was changed. "
+            "Give another output directory (-o), or the same job to continue"
+        )
+
+
+def _announce(session: Session, console: Console, n_before: int) -> None:
+    workbench, space = session.workbench, session.space
+    counts = {name: len(workbench.samples.items(name)) for name in ("calibration", "validation", "holdout")}
+    console.info(
+        f"ovquant {versions().get('ovquant', '')}: {Path(session.job.model).name} for target {session.target.name} on "
+        f"{session.device.name} ({session.device.full_name})"
+    )
+    console.info("data: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " items")
+    for name, kind in workbench.output_kinds().items():
+        how = {
+            "logits": "softmax, then relative entropy",
+            "probabilities": "relative entropy",
+            "values": "relative squared error",
+        }
+        console.info(f"divergence: output {name!r} is read as {kind} ({how[kind]})")
+    console.info(
+        f"search space: {len(space.genes)} free genes, {space.n_genomes} genomes; generations of {session.job.population_size}, "
+        f"at most {session.job.max_trials or 'unlimited'} strategies"
+        + ("" if session.job.budget is None else f" or {session.job.budget:g} s")
+    )
+    for note in (*space.notes, *session.device.notes):
+        console.warn(note)
+    if n_before:
+        console.info(f"continuing a study of {n_before} trials")
+
+
+def _decide(session: Session, study: Study, executor: Executor, reason: StopReason) -> Verdict:
+    trials = study.trials()
+    rules = study.rules
+    candidates = eligible(trials, session.is_default_in_space)
+    finalists = selection.finalists(candidates, rules)
+    if not finalists:
+        _refuse(session, trials, candidates, reason)
+    default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
+    return verdict.decide(session.bench, executor, rules, finalists, default, session.workbench.own_precision)
+
+
+def _refuse(session: Session, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> None:
+    """Say why there is no winner.
+
+    Raises:
+        AllCandidatesFailedError, NoFeasibleStrategyError: always one of them.
+    """
+    miss = selection.nearest_miss(candidates)
+    if miss is None:
+        messages = [f"{t.outcome.stage}: {t.outcome.message}" for t in trials if isinstance(t.outcome, Failure)]
+        raise AllCandidatesFailedError(
+            f"all {len(messages)} strategies failed; the last one at {messages[-1] if messages else 'the start'}. "
+            f"See {Path(session.job.output) / _CSV}"
+        )
+    drops = ", ".join(
+        f"{result.name} drops by {result.drop.value:.4f}" + (f" (max_drop {spec.max_drop})" if spec.max_drop is not None else "")
+        for spec, result in zip(session.job.metrics, miss.evaluation.metrics, strict=True)
+    )
+    limit = "" if session.job.max_divergence is None else f" (max_divergence {session.job.max_divergence:g})"
+    raise NoFeasibleStrategyError(
+        f"no strategy meets the constraints ({reason}). Nearest miss on validation data: trial {miss.number}, "
+        f"{drops + ', ' if drops else ''}divergence {miss.evaluation.divergence.value:.4g}{limit}, "
+        f"speed-up {selection.latency_of(miss).speedup.value:.2f}x. Allow a larger drop, more trials, or more genes; "
+        f"ovquant export {session.job.output} --trial {miss.number} -o DIR exports it all the same"
+    )
+
+
+def _interrupted(output: Path, trials: Sequence[Trial]) -> str:
+    text = f"interrupted; {len(trials)} trials are kept in {output}. The same command continues"
+    candidates = selection.feasible(trials)
+    if candidates:
+        text += f"; ovquant export {output} --pick fastest -o DIR exports the best so far"
+    return text + "."
+
+
+def _write_trials(session: Session, study: Study, output: Path) -> None:
+    with contextlib.suppress(OSError):
+        export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
+
+
+def _finish(session: Session, study: Study, decision: Verdict, reason: StopReason, console: Console) -> dict[str, Any]:
+    """Export the winner, show the verdict, return the result."""
+    output = Path(session.job.output)
+    trial = study.trial(decision.winner)
+    result = {
+        "stop_reason": reason,
+        "verdict": verdict.to_json(decision),
+        "n_trials": len(study.trials()),
+        "n_failures": sum(isinstance(t.outcome, Failure) for t in study.trials()),
+        "notes": [*session.space.notes, *session.device.notes],
+        "output": str(output),
+    }
+    _export(session, trial, output / BEST, {"verdict": result["verdict"], "stop_reason": reason}, is_ours=True)
+    shutil.rmtree(session.bench.model_dir, ignore_errors=True)
+    export.write_json(output / _RESULT, result)
+    console.result("")
+    notes = [
+        f"Chosen on {trial.evaluation.n_items} validation items; the table's items played no part in that.",
+        *session.device.notes,
+    ]
+    device = f"{session.device.name} ({session.device.full_name})"
+    console.verdict(decision, shown.caption(decision.rows, device, notes))
+    failures = result["n_failures"]
+    console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / _CSV}")
+    console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
+    return result
+
+
+def _export(session: Session, trial: Trial, directory: Path, extra: dict[str, Any], *, is_ours: bool = False) -> None:
+    """Build a trial's model, check that it is the one that was measured, write its package."""
+    if trial.strategy is None:
+        raise UsageError(f"trial {trial.number} is the float model; there is nothing to export")
+    path = session.workbench.build(trial.strategy)
+    measured = trial.evaluation
+    digest = runtime.graph_digest(runtime.read_model(path))
+    if digest != measured.graph_digest:
+        raise ModelError(
+            f"trial {trial.number}: the model built now differs from the one that was measured; "
+            "are model, data and versions still the same? Nothing was written"
+        )
+    manifest = {
+        **session.manifest(),
+        "trial": {
+            "number": trial.number,
+            "code": trial.code,
+            "digest": trial.strategy.digest,
+            "graph_digest": digest,
+            "during_search": outcome_to_json(measured),
+        },
+        **extra,
+    }
+    export.write_package(directory, path, session.recipe(trial.strategy, digest), manifest, is_ours=is_ours)
+
+
+def export_trial(output: Path, number: int | None, pick: Pick | None, directory: Path, console: Console) -> dict[str, Any]:
+    """Export a trial of a finished or interrupted search.
+
+    Raises:
+        OvquantError: no such study or trial, or it cannot be built as it was.
+    """
+    if (number is None) == (pick is None):
+        raise UsageError("give either --trial N or --pick fastest|accurate|knee")
+    export.require_free(directory)
+    trials = read_trials(output / STUDY_FILE)
+    trial = _choose(trials, number, pick, output)
+    job = load_job(output / JOB_FILE, {})
+    session = open_session(job, output)
+    try:
+        _export(
+            session,
+            trial,
+            directory,
+            {"note": "measured during the search, on validation items that it was selected by"},
+        )
+    finally:
+        shutil.rmtree(session.bench.model_dir, ignore_errors=True)
+    console.result(f"Trial {trial.number}: {shown.measured(trial.evaluation)} (on validation items, during the search)")
+    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
+    return {"trial": trial.number, "output": str(directory), "evaluation": outcome_to_json(trial.evaluation)}
+
+
+def _choose(trials: Sequence[Trial], number: int | None, pick: Pick | None, output: Path) -> Trial:
+    if pick is not None:
+        chosen = selection.pick(trials, pick)
+        if chosen is None:
+            raise NoFeasibleStrategyError(f"{output}: no trial meets the constraints; name one with --trial N, see {_CSV}")
+        return chosen
+    chosen = next((trial for trial in trials if trial.number == number), None)
+    if chosen is None:
+        last = max((trial.number for trial in trials), default=0)
+        raise UsageError(f"{output}: no trial {number}; there are 0..{last}, see {_CSV}")
+    if isinstance(chosen.outcome, Failure):
+        raise UsageError(f"{output}: trial {number} failed at {chosen.outcome.stage}: {chosen.outcome.message}")
+    return chosen
+
+
+def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console: Console) -> dict[str, Any]:
+    """Replay a recipe on a model.
+
+    Raises:
+        OvquantError: recipe, model or data cannot be used.
+    """
+    export.require_free(directory)
+    recipe = load(Recipe, recipe_path, "recipe")
+    strategy = recipe.strategy.strategy()
+    target = load_target("cpu").model_copy(update={"compile_properties": {}, "device": "CPU"})
+    folder = directory.with_name(directory.name + ".models")
+    bench = BenchSpec(
+        model=str(model),
+        target=target,
+        device="CPU",
+        data=recipe.calibration.data(data),
+        seed=recipe.calibration.seed,
+        metrics=(),
+        output_kinds={},
+        model_dir=str(folder),
+    )
+    try:
+        workbench = open_bench(bench)
+        runtime.require_quantizable(workbench.model, model)
+        path = _replay(workbench, strategy)
+        digest = runtime.graph_digest(runtime.read_model(path))
+        is_same = digest == recipe.made.graph_digest
+        hashes = export.model_sha256(model)
+        made = Made(model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
+        manifest = {
+            "model": {"name": model.name, "sha256": hashes},
+            "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same},
+            "strategy": strategy.as_dict(),
+            "graph_digest": digest,
+            "versions": versions(),
+        }
+        export.write_package(directory, path, recipe.model_copy(update={"made": made}), manifest)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    n_used = min(strategy.subset_size, len(workbench.samples.items("calibration")))
+    console.result(f"Strategy: {strategy.describe()}; {n_used} calibration items")
+    console.result(
+        "Same structure, ranges, weights and biases as the recipe's model."
+        if is_same
+        else "Differs from the recipe's model (other weights, data or versions); measure it with ovquant evaluate."
+    )
+    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
+    return {"output": str(directory), "graph_digest": digest, "is_identical_to_recipe": is_same}
+
+
+def _replay(workbench: Workbench, strategy: Any) -> Path:
+    try:
+        return workbench.build(strategy)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{workbench.spec.model}: the recipe cannot be replayed: {first_line(error)}") from error
+
+
+def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, Any]:
+    """Measure models side by side; the first one, at f32, is the reference, and at the target's precision the baseline.
+
+    Raises:
+        OvquantError: they cannot be measured together.
+    """
+    target = load_target(job.target)
+    device = resolve_device(target, job.device)
+    bench = BenchSpec(
+        model=job.model,
+        target=target,
+        device=device.name,
+        data=job.data,
+        seed=job.seed,
+        metrics=job.metrics,
+        output_kinds=dict(job.output_kinds),
+        model_dir="",
+        is_divided=False,
+    )
+    workbench = open_bench(bench)
+    subjects: list[tuple[str, Subject]] = [
+        ("baseline", FloatModel(inference_precision=workbench.own_precision)),
+        ("reference", FloatModel(inference_precision="f32")),
+        *((f"model {index}", ModelFile(path=str(path))) for index, path in enumerate(models[1:], start=2)),
+    ]
+    executor = InProcessExecutor()
+    outcomes = [executor.submit(Task(bench=bench, subject=s, is_timed=False, has_intervals=True)) for _, s in subjects]
+    comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
+    rows = _rows(subjects, outcomes, comparison)
+    for note in device.notes:
+        console.warn(note)
+    where = f"{device.name} ({device.full_name})"
+    console.rows(rows, shown.caption(rows, where, [f"Reference and baseline are {models[0]}.", *device.notes]))
+    return {"rows": [verdict.row_to_json(row) for row in rows], "device": where, "notes": list(device.notes)}
+
+
+def _rows(subjects: Sequence[tuple[str, Subject]], outcomes: Sequence[Any], comparison: Comparison | Failure) -> list[Row]:
+    for (_, subject), outcome in zip(subjects, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            raise ModelError(f"{describe(subject)}: {outcome.stage} failed: {outcome.message}")
+    if isinstance(comparison, Failure):
+        raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
+    rows = [
+        Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency)
+        for (name, subject), outcome, latency in zip(subjects, outcomes, comparison.latencies, strict=True)
+    ]
+    return [rows[1], rows[0], *rows[2:]]

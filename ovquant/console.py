@@ -1,0 +1,163 @@
+"""What people read: lines, tables, progress. Plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from ovquant.records import Evaluation, Failure
+from ovquant.search import Progress
+from ovquant.verdict import Row, Verdict
+
+_PIPE_WIDTH = 160
+
+
+class Console:
+    """Writes to standard output; to standard error where that is kept for JSON."""
+
+    def __init__(self, *, is_json: bool = False, is_quiet: bool = False) -> None:
+        """Keep where to write.
+
+        Args:
+            is_json: human words go to standard error.
+            is_quiet: only results and warnings.
+        """
+        stream = sys.stderr if is_json else sys.stdout
+        is_terminal = stream.isatty()
+        self._rich = RichConsole(
+            file=stream, highlight=False, width=None if is_terminal else _PIPE_WIDTH, no_color=not is_terminal
+        )
+        self._is_quiet = is_quiet
+        self._status: Status | None = self._rich.status("") if is_terminal and not is_quiet else None
+
+    def info(self, text: str) -> None:
+        """Write a line that a quiet console leaves out."""
+        if not self._is_quiet:
+            self.result(text)
+
+    def warn(self, text: str) -> None:
+        """Write a warning."""
+        self._rich.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """Write a line of the result."""
+        self._rich.print(escape(text), soft_wrap=True)
+
+    def trial(self, progress: Progress) -> None:
+        """Write one line about a settled trial; on a terminal keep a status line below."""
+        self.info(trial_line(progress))
+        if self._status is not None:
+            self._status.update(escape(status_line(progress)))
+            self._status.start()
+
+    def stop(self) -> None:
+        """Take the status line away."""
+        if self._status is not None:
+            self._status.stop()
+
+    def verdict(self, verdict: Verdict, caption: str) -> None:
+        """Write the verdict in words, then the table."""
+        for sentence in verdict.sentences:
+            self.result(sentence)
+        self.rows(verdict.rows, caption)
+
+    def rows(self, rows: Sequence[Row], caption: str) -> None:
+        """Write the table of models side by side."""
+        table = Table(caption=caption, caption_justify="left", title_justify="left")
+        table.add_column("model", overflow="fold")
+        for result in rows[0].evaluation.metrics:
+            table.add_column(result.name, justify="right")
+            table.add_column("drop [95 %]", justify="right")
+        for column in ("divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"):
+            table.add_column(column, justify="right")
+        if any(row.judgement for row in rows):
+            table.add_column("holdout says")
+        for row in rows:
+            table.add_row(*_cells(row, any(other.judgement for other in rows)))
+        self._rich.print(table)
+
+
+def _cells(row: Row, has_judgement: bool) -> list[str]:
+    number = "" if row.trial is None else f" (trial {row.trial})"
+    evaluation = row.evaluation
+    cells = [escape(f"{row.name}{number}: {row.description}")]
+    for result in evaluation.metrics:
+        cells.append(f"{result.value:.4f}")
+        interval = f" {_range(result.drop.low, result.drop.high, '+.4f')}" if result.has_interval else ""
+        cells.append(f"{result.drop.value:+.4f}{escape(interval)}")
+    divergence = evaluation.divergence
+    cells.append(f"{divergence.value:.4g} {escape(_range(divergence.low, divergence.high, '.3g'))}")
+    cells.append(f"{row.latency.median_ms:.3f}")
+    speedup = row.latency.speedup
+    cells.append(f"{speedup.value:.2f}x {escape(_range(speedup.low, speedup.high, '.2f'))}")
+    cells.append(f"{evaluation.size_bytes / 1000:.0f}")
+    if has_judgement:
+        cells.append(row.judgement or "")
+    return cells
+
+
+def _range(low: float, high: float, form: str) -> str:
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def trial_line(progress: Progress) -> str:
+    """Return one settled trial as a line."""
+    trial = progress.trial
+    if trial.role == "baseline":
+        head = "trial   0  float model (baseline)"
+    else:
+        generation = "-" if trial.generation is None else trial.generation
+        head = f"trial {trial.number:3d}  gen {generation}  {trial.code or '-'}"
+    if isinstance(trial.outcome, Failure):
+        return f"{head}  FAILED at {trial.outcome.stage}: {trial.outcome.message}"
+    mark = "best" if progress.best is not None and progress.best.number == trial.number else ""
+    fit = "" if trial.role == "baseline" else ("feasible" if trial.is_feasible else "infeasible")
+    what = "" if trial.strategy is None else f"  {trial.strategy.describe()}"
+    return f"{head}  {measured(trial.outcome)}  {fit:10s} {mark:4s}{what}".rstrip()
+
+
+def measured(evaluation: Evaluation) -> str:
+    """Return what was measured of a model, for a line."""
+    parts = [f"{result.name} {result.value:.4f}" for result in evaluation.metrics]
+    parts.append(f"div {evaluation.divergence.value:.4g}")
+    if evaluation.latency is not None:
+        parts.append(f"{evaluation.latency.median_ms:.3f} ms")
+        parts.append(f"{evaluation.latency.speedup.value:.2f}x")
+    return "  ".join(parts)
+
+
+def status_line(progress: Progress) -> str:
+    """Return where the search stands."""
+    total = "" if progress.max_trials is None else f"/{progress.max_trials}"
+    parts = [f"generation {progress.trial.generation or 0}", f"{progress.n_candidates}{total} strategies"]
+    if progress.best is not None:
+        parts.append(f"best: trial {progress.best.number} ({measured(progress.best.evaluation)})")
+    else:
+        parts.append("none feasible yet")
+    parts.append(f"elapsed {_clock(progress.elapsed_s)}")
+    if progress.remaining_s is not None:
+        parts.append(f"about {_clock(progress.remaining_s)} left")
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+
+
+def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
+    """Return what the numbers of a table were measured on."""
+    evaluation, latency = rows[0].evaluation, rows[0].latency
+    threads = f", {latency.n_threads} threads" if latency.n_threads else ""
+    where = f"{evaluation.n_items} {evaluation.split} items"
+    parts = [
+        f"Metrics and divergence: {where}. Latency: median of {latency.n_visits} interleaved bursts on {device}{threads}; "
+        "speed-up over the baseline.",
+        *notes,
+    ]
+    return " ".join(parts)

@@ -1,0 +1,273 @@
+"""One reader per kind of source: image folder, ``.npz`` file, Python entry."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ovquant.datasets.conform import conform
+from ovquant.datasets.preprocess import image_to_array, model_layout, normalize
+from ovquant.errors import DataError, did_you_mean, first_line
+from ovquant.job import DataSpec, Source, split_entry
+from ovquant.protocols import Array, Dataset, Sample
+from ovquant.runtime import InputInfo
+
+Part = Literal["main", "calibration", "holdout"]
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+_SUFFIXES: dict[Part, tuple[str, ...]] = {
+    "main": ("", "_val", "_validation"),
+    "calibration": ("_calib", "_calibration"),
+    "holdout": ("_holdout", "_test"),
+}
+_INPUT_WORDS = ("x", "inputs", "images", "data")
+_LABEL_WORDS = ("y", "labels", "label", "targets")
+
+
+def open_source(source: Source, part: Part, spec: DataSpec, inputs: Sequence[InputInfo]) -> Dataset:
+    """Return the data set of a source.
+
+    Args:
+        source: where it is.
+        part: what it is for; an ``.npz`` is searched for arrays named after it.
+        spec: preprocessing and arguments.
+        inputs: of the model.
+
+    Raises:
+        DataError: it cannot be read, or does not fit the model.
+    """
+    entry = split_entry(source.path)
+    if entry is not None:
+        return PythonSamples(*entry, arguments=spec.arguments, inputs=inputs)
+    path = Path(source.path)
+    if path.is_dir():
+        return ImageFolder(path, spec=spec, inputs=inputs)
+    if path.suffix == ".npz":
+        return ArrayFile(path, source=source, part=part, spec=spec, inputs=inputs)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory; data is an image folder, an .npz file or file.py:function")
+    raise DataError(f"{path}: not a kind of data that is known here; accepted: image folder, .npz file, file.py:function")
+
+
+class ImageFolder:
+    """Images in one folder, or in one sub-folder per class."""
+
+    def __init__(self, path: Path, *, spec: DataSpec, inputs: Sequence[InputInfo]) -> None:
+        """List the images; they are read when asked for."""
+        if len(inputs) != 1:
+            raise DataError(f"{path}: an image folder serves models with one input, this one has {len(inputs)}")
+        self._info = inputs[0]
+        self._options = spec.preprocessing
+        self._layout = model_layout(self._options, self._info, str(path))
+        folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+        if folders:
+            by_class = [(folder, _images_in(folder)) for folder in folders]
+            index = _class_indices([folder.name for folder in folders], spec.class_names, path)
+            self._paths = [image for _, images in by_class for image in images]
+            self.labels: Sequence[Any] | None = [index[folder.name] for folder, images in by_class for _ in images]
+        else:
+            self._paths = _images_in(path)
+            self.labels = None
+        if not self._paths:
+            raise DataError(
+                f"{path}: holds no images; accepted: {', '.join(sorted(IMAGE_SUFFIXES))}, in class sub-folders or not"
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def item_name(self, index: int) -> str:
+        """Return the path of the image."""
+        return str(self._paths[index])
+
+    def sample(self, index: int) -> Sample:
+        """Read, preprocess and check one image."""
+        path = self._paths[index]
+        try:
+            with Image.open(path) as image:
+                pixels = image_to_array(image, self._options)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        except Exception as error:
+            raise DataError(f"{path}: cannot be read as an image: {first_line(error)}") from error
+        array = normalize(pixels, self._options, self._layout, self._info.dtype)
+        return conform(array, [self._info], str(path))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _class_indices(names: Sequence[str], class_names: Sequence[str] | None, path: Path) -> dict[str, int]:
+    """Return class folder -> model output: as listed, else by number where all are numbers, else sorted."""
+    if class_names is None:
+        if all(name.isdecimal() for name in names):
+            return {name: int(name) for name in names}
+        return {name: index for index, name in enumerate(sorted(names))}
+    for name in names:
+        if name not in class_names:
+            raise DataError(f"{path / name}: class {name!r} is not in data.class_names{did_you_mean(name, class_names)}")
+    return {name: list(class_names).index(name) for name in names}
+
+
+class ArrayFile:
+    """Named arrays in an ``.npz``: one per model input, the first axis counts items; labels beside them."""
+
+    def __init__(self, path: Path, *, source: Source, part: Part, spec: DataSpec, inputs: Sequence[InputInfo]) -> None:
+        """Read the arrays into memory (never pickles)."""
+        self._path = path
+        self._inputs = tuple(inputs)
+        self._options = spec.preprocessing
+        arrays = _npz_names(path)
+        chosen = source.inputs or _find_inputs(arrays, part, inputs)
+        if chosen is None:
+            raise DataError(
+                f"{path}: cannot tell which arrays feed {', '.join(info.name for info in inputs)}; "
+                f"it holds {', '.join(arrays)}. Name them in data.inputs (model input: array)"
+            )
+        label_name = source.labels or _find_labels(arrays, part, chosen)
+        self._arrays = {name: _npz_array(path, array, arrays) for name, array in chosen.items()}
+        self.labels: Sequence[Any] | None = None if label_name is None else list(_npz_array(path, label_name, arrays))
+        lengths = {array: len(self._arrays[name]) for name, array in chosen.items()}
+        if self.labels is not None:
+            lengths[label_name or ""] = len(self.labels)
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            raise DataError(f"{path}: arrays must have the same number of items, at least one; found {told}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self._arrays.values())))
+
+    def item_name(self, index: int) -> str:
+        """Return file and index."""
+        return f"{self._path}[{index}]"
+
+    def sample(self, index: int) -> Sample:
+        """Return one row of each array, image arrays preprocessed."""
+        names = {info.name: info for info in self._inputs}
+        row = {name: self._prepared(array[index], names.get(name)) for name, array in self._arrays.items()}
+        return conform(row, self._inputs, self.item_name(index))
+
+    def _prepared(self, row: Array, info: InputInfo | None) -> Array:
+        is_image = row.dtype == np.uint8 and row.ndim == 3 and info is not None and info.dtype.kind == "f"
+        if not is_image or info is None:
+            return row
+        layout = model_layout(self._options, info, str(self._path))
+        if row.shape[-1] not in {1, 3, 4}:  # stored as CHW
+            row = np.moveaxis(row, 0, -1)
+        if self._options.resize is not None or self._options.crop is not None:
+            mode = row[:, :, 0] if row.shape[-1] == 1 else row
+            row = image_to_array(Image.fromarray(mode), self._options)
+        elif self._options.channels == "BGR":
+            row = row[:, :, ::-1]
+        return normalize(row, self._options, layout, info.dtype)
+
+
+def npz_has(path: Path, part: Part, inputs: Sequence[InputInfo]) -> bool:
+    """Return True if the ``.npz`` holds arrays that are named after `part` (``x_calib``, ``x_holdout`` ...)."""
+    return _find_inputs(_npz_names(path), part, inputs) is not None
+
+
+def _npz_names(path: Path) -> list[str]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as .npz: {first_line(error)}") from error
+
+
+def _npz_array(path: Path, name: str, names: Sequence[str]) -> Array:
+    if name not in names:
+        raise DataError(f"{path}: no array {name!r}{did_you_mean(name, names)}; it holds {', '.join(names)}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            array: Array = archive[name]
+    except Exception as error:
+        raise DataError(f"{path}: array {name!r} cannot be read: {first_line(error)}") from error
+    if array.ndim == 0:
+        raise DataError(f"{path}: array {name!r} is a single number; the first axis must count items")
+    return array
+
+
+def _find_inputs(arrays: Sequence[str], part: Part, inputs: Sequence[InputInfo]) -> dict[str, str] | None:
+    for suffix in _SUFFIXES[part]:
+        named = {info.name: info.name + suffix for info in inputs}
+        if all(array in arrays for array in named.values()):
+            return named
+        if len(inputs) == 1:
+            for word in _INPUT_WORDS:
+                if word + suffix in arrays:
+                    return {inputs[0].name: word + suffix}
+    return None
+
+
+def _find_labels(arrays: Sequence[str], part: Part, chosen: Mapping[str, str]) -> str | None:
+    candidates = [word + suffix for suffix in _SUFFIXES[part] for word in _LABEL_WORDS]
+    return next((name for name in candidates if name in arrays and name not in chosen.values()), None)
+
+
+class PythonSamples:
+    """What a Python function yields: inputs, or (inputs, label) pairs; read once and kept in memory."""
+
+    def __init__(self, path: Path, function: str, *, arguments: Mapping[str, Any], inputs: Sequence[InputInfo]) -> None:
+        """Import the file and run the function. It is code: it runs with the rights of the caller."""
+        self._where = f"{path}:{function}"
+        self._inputs = tuple(inputs)
+        call = load_function(path, function)
+        try:
+            items = list(call(**arguments))
+        except Exception as error:
+            raise DataError(f"{self._where}: raised {type(error).__name__}: {first_line(error)}") from error
+        if not items:
+            raise DataError(f"{self._where}: yielded nothing")
+        is_pair = isinstance(items[0], tuple) and len(items[0]) == 2
+        if any((isinstance(item, tuple) and len(item) == 2) != is_pair for item in items):
+            raise DataError(f"{self._where}: must yield either inputs or (inputs, label) pairs, not both")
+        self._items = [item[0] for item in items] if is_pair else items
+        self.labels: Sequence[Any] | None = [item[1] for item in items] if is_pair else None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def item_name(self, index: int) -> str:
+        """Return entry and index."""
+        return f"{self._where}[{index}]"
+
+    def sample(self, index: int) -> Sample:
+        """Return one item, checked."""
+        return conform(self._items[index], self._inputs, self.item_name(index))
+
+
+def load_function(path: Path, name: str) -> Any:
+    """Return a function of a Python file.
+
+    Raises:
+        DataError: no such file or function, or the file raises when imported.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such Python file")
+    unique = f"_ovquant_entry_{path.resolve().as_posix().replace('/', '_')}"
+    spec = importlib.util.spec_from_file_location(unique, path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise DataError(f"{path}: raised {type(error).__name__} when imported: {first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise DataError(f"{path}: has no function {name!r}{did_you_mean(name, public)}")
+    return function

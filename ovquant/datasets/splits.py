@@ -1,0 +1,198 @@
+"""Calibration, validation and holdout: disjoint, seeded, recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from ovquant.datasets.readers import Part, npz_has, open_source
+from ovquant.errors import DataError
+from ovquant.job import DataSpec, Source, split_entry
+from ovquant.protocols import Dataset, Sample
+from ovquant.runtime import InputInfo
+from ovquant.strategy import DEFAULT_SUBSET_SIZE
+
+SplitName: TypeAlias = Literal["calibration", "validation", "holdout"]
+Item: TypeAlias = tuple[Part, int]
+_CACHE_BYTES = 1 << 30
+_MIN_ITEMS = 2
+_PARTS: tuple[Part, ...] = ("main", "calibration", "holdout")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Which items serve what: (source, index) pairs, in the order they are used.
+
+    A calibration subset of n items is the first n of `calibration`.
+    """
+
+    calibration: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    holdout: tuple[Item, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the indices by split and source, as plain JSON values."""
+        return {
+            name: {part: [index for other, index in getattr(self, name) if other == part] for part in _parts(getattr(self, name))}
+            for name in ("calibration", "validation", "holdout")
+        }
+
+
+def _parts(items: Sequence[Item]) -> list[str]:
+    return list(dict.fromkeys(part for part, _ in items))
+
+
+class Samples:
+    """The items of a job's sources, by split; recently read ones are kept in memory up to 1 GiB."""
+
+    def __init__(self, spec: DataSpec, inputs: Sequence[InputInfo], seed: int, *, is_divided: bool = True) -> None:
+        """Open the sources and divide them; undivided, all items of the main source are for validation.
+
+        Raises:
+            DataError: a source cannot be used, or holds too few items.
+        """
+        self._sources: dict[Part, Dataset] = {"main": open_source(spec.main, "main", spec, inputs)}
+        if is_divided:
+            for part, source in _own_sources(spec, inputs).items():
+                self._sources[part] = open_source(source, part, spec, inputs)
+            self.split = divide(self._sources, spec, seed)
+        else:
+            every = _shuffled("main", self._sources["main"], seed)[: spec.max_items]
+            self.split = Split(calibration=(), validation=tuple(every), holdout=())
+        self._cache: dict[Item, Sample] = {}
+        self._cached_bytes = 0
+
+    def items(self, name: SplitName) -> tuple[Item, ...]:
+        """Return the items of a split."""
+        items: tuple[Item, ...] = getattr(self.split, name)
+        return items
+
+    def sample(self, item: Item) -> Sample:
+        """Return one item, ready for the model."""
+        cached = self._cache.get(item)
+        if cached is None:
+            part, index = item
+            cached = self._sources[part].sample(index)
+            size = sum(array.nbytes for array in cached.values())
+            if self._cached_bytes + size <= _CACHE_BYTES:
+                self._cache[item] = cached
+                self._cached_bytes += size
+        return cached
+
+    def samples(self, name: SplitName, limit: int | None = None) -> Iterator[Sample]:
+        """Yield the items of a split in order, the first `limit` of them."""
+        for item in self.items(name)[:limit]:
+            yield self.sample(item)
+
+    def labels(self, name: SplitName) -> list[Any] | None:
+        """Return the labels of a split, or None if the data has none."""
+        items = self.items(name)
+        if any(self._sources[part].labels is None for part, _ in items):
+            return None
+        return [(self._sources[part].labels or ())[index] for part, index in items]
+
+    def name_of(self, item: Item) -> str:
+        """Return what the user knows an item by."""
+        return self._sources[item[0]].item_name(item[1])
+
+
+def _own_sources(spec: DataSpec, inputs: Sequence[InputInfo]) -> Mapping[Part, Source]:
+    """Return the sources beside the main one: as told, or arrays of the main ``.npz`` named after a part."""
+    found: dict[Part, Source] = {}
+    wanted: tuple[tuple[Part, Source | None], ...] = (("calibration", spec.calibration), ("holdout", spec.holdout))
+    for part, source in wanted:
+        if source is not None:
+            found[part] = source
+        elif spec.path.endswith(".npz") and spec.inputs is None and npz_has(Path(spec.path), part, inputs):
+            found[part] = Source(path=spec.path)
+    return found
+
+
+def divide(sources: Mapping[Part, Dataset], spec: DataSpec, seed: int) -> Split:
+    """Divide the items of the sources.
+
+    Calibration and holdout come from their own source where there is one. From the main source calibration items are taken
+    first (300 unless told, at most a third), then `max_items` of the rest are chosen, and halved into validation and
+    holdout unless holdout has its own source. Every choice is stratified by label where labels are classes.
+
+    Raises:
+        DataError: too few items.
+    """
+    main = _shuffled("main", sources["main"], seed)
+    calibration_items = spec.calibration_items or DEFAULT_SUBSET_SIZE
+    if "calibration" in sources:
+        calibration = _shuffled("calibration", sources["calibration"], seed)[:calibration_items]
+    else:
+        n_taken = min(calibration_items, max(1, len(main) // 3)) if spec.calibration_items is None else calibration_items
+        calibration, main = main[:n_taken], main[n_taken:]
+    main = main[: spec.max_items]
+    if "holdout" in sources:
+        validation, holdout = main, _shuffled("holdout", sources["holdout"], seed)[: spec.max_items]
+    else:
+        validation, holdout = _halve(main, sources["main"].labels)
+    for name, items in (("validation", validation), ("holdout", holdout)):
+        if len(items) < _MIN_ITEMS:
+            raise DataError(
+                f"data: {len(items)} items are left for {name} after taking {len(calibration)} for calibration, "
+                f"at least {_MIN_ITEMS} are needed; give more data or fewer data.calibration_items"
+            )
+    return Split(calibration=tuple(calibration), validation=tuple(validation), holdout=tuple(holdout))
+
+
+def _shuffled(part: Part, source: Dataset, seed: int) -> list[Item]:
+    """Return all items in a random order in which every stretch holds the classes in nearly equal parts.
+
+    Each class is shuffled, its items are spread evenly over 0..1 with a random offset, and all are sorted by that.
+    The order depends on seed, part and the source's own items only.
+    """
+    rng = np.random.default_rng([seed, _PARTS.index(part)])
+    order = rng.permutation(len(source))
+    labels = source.labels
+    if labels is None or not _are_classes(labels):
+        return [(part, int(index)) for index in order]
+    by_class: dict[Any, list[int]] = {}
+    for index in order:
+        by_class.setdefault(labels[index], []).append(int(index))
+    places: list[tuple[float, int]] = []
+    for members in by_class.values():
+        offset = rng.random()
+        places.extend(((rank + offset) / len(members), index) for rank, index in enumerate(members))
+    return [(part, index) for _, index in sorted(places)]
+
+
+def _halve(items: Sequence[Item], labels: Sequence[Any] | None) -> tuple[list[Item], list[Item]]:
+    """Deal the items of each class to two halves in turn; a class begins at the half that is shorter by then."""
+    halves: tuple[list[Item], list[Item]] = ([], [])
+    following: dict[Any, int] = {}
+    for part, index in items:
+        label = labels[index] if labels is not None and _are_classes(labels) else None
+        side = following.get(label, int(len(halves[0]) > len(halves[1])))
+        halves[side].append((part, index))
+        following[label] = 1 - side
+    return halves
+
+
+def _are_classes(labels: Sequence[Any]) -> bool:
+    return all(np.ndim(label) == 0 and isinstance(label, Hashable) for label in labels)
+
+
+def fingerprint(spec: DataSpec) -> dict[str, str]:
+    """Return source -> SHA-256 of its files' names and contents (for a Python entry: of the file that holds it)."""
+    sources = {"main": spec.main, "calibration": spec.calibration, "holdout": spec.holdout}
+    return {part: _hash_source(Path(source.path)) for part, source in sources.items() if source is not None}
+
+
+def _hash_source(path: Path) -> str:
+    entry = split_entry(str(path))
+    path = entry[0] if entry is not None else path
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode() if path.is_dir() else b"")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

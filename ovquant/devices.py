@@ -1,0 +1,89 @@
+"""Is the device that a target asks for here, and is it what the target requires?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ovquant import runtime
+from ovquant.console import Console
+from ovquant.environment import cpu_flags
+from ovquant.errors import DeviceError
+from ovquant.targets import Requirements, Target, find_target, load_target
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The device that is really used.
+
+    Attributes:
+        name: OpenVINO device.
+        full_name: what the device calls itself.
+        notes: what must be said beside every result, e.g. that this is a dry run on another device.
+    """
+
+    name: str
+    full_name: str
+    notes: tuple[str, ...] = ()
+
+
+def resolve_device(target: Target, override: str | None) -> Device:
+    """Return the device for a target, checked.
+
+    Args:
+        target: profile.
+        override: device to use instead, for a dry run; its requirements are not enforced then.
+
+    Raises:
+        DeviceError: the device is not here, or does not meet the target's requirements.
+    """
+    name = override or target.device
+    runtime.require_device(name, f"target {target.name!r}" if override is None else "--device")
+    unmet = unmet_requirements(target.requirements, name)
+    is_dry = override is not None and (override != target.device or bool(unmet))
+    if unmet and not is_dry:
+        raise DeviceError(
+            f"target {target.name!r}: {runtime.device_name(name)} does not meet its requirements: {'; '.join(unmet)}. "
+            f"Choose another target, or make a dry run with --device {name}"
+        )
+    notes = []
+    if is_dry:
+        notes.append(f"DRY RUN: measured on {name}, not on the device of target {target.name!r} ({target.device}).")
+    return Device(name=name, full_name=runtime.device_name(name), notes=tuple(notes))
+
+
+def unmet_requirements(requirements: Requirements, device: str) -> list[str]:
+    """Return what a device lacks, in words."""
+    unmet = []
+    offered = runtime.device_capabilities(device)
+    missing = [name for name in requirements.capabilities if name not in offered]
+    if missing:
+        unmet.append(f"OpenVINO capability {', '.join(missing)} (offered: {', '.join(sorted(offered))})")
+    flags = cpu_flags()
+    if flags is None or not device.startswith("CPU"):
+        return unmet
+    if requirements.cpu_flags_any and not flags & set(requirements.cpu_flags_any):
+        unmet.append(f"CPU flag {' or '.join(requirements.cpu_flags_any)} is missing")
+    present = sorted(flags & set(requirements.cpu_flags_none))
+    if present:
+        unmet.append(f"CPU flag {', '.join(present)} must not be there (results would not hold on the target)")
+    return unmet
+
+
+def check_target(name: str, console: Console) -> dict[str, Any]:
+    """Check a profile's file, compare it with this machine, and say what was found.
+
+    Raises:
+        ConfigError: faults in the file.
+    """
+    target = load_target(name)
+    console.result(f"{find_target(name)}: valid (target {target.name!r}, device {target.device})")
+    if runtime.has_device(target.device):
+        unmet = unmet_requirements(target.requirements, target.device)
+    else:
+        unmet = [f"device {target.device} is not here (devices: {', '.join(runtime.available_devices())})"]
+    for problem in unmet:
+        console.warn(f"this machine cannot measure for it: {problem}")
+    if not unmet:
+        console.result("this machine meets its requirements")
+    return {"target": target.name, "is_valid": True, "unmet": unmet}

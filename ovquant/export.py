@@ -1,0 +1,163 @@
+"""What a search leaves behind: the IR package with recipe and manifest, the table of trials. Written beside, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovquant.errors import OutputError
+from ovquant.recipe import Recipe
+from ovquant.records import Failure, Trial
+from ovquant.space import SearchSpace
+from ovquant.strategy import Strategy
+from ovquant.targets import to_yaml
+
+MANIFEST_VERSION = 1
+_PARTIAL = ".partial"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def model_sha256(path: Path) -> dict[str, str]:
+    """Return file name -> SHA-256 of a model's files (graph and weights)."""
+    weights = path.with_suffix(".bin")
+    files = [path, weights] if path.suffix == ".xml" and weights.exists() else [path]
+    return {file.name: file_sha256(file) for file in files}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + _PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def require_free(directory: Path) -> None:
+    """Check that nothing would be overwritten.
+
+    Raises:
+        OutputError: `directory` is a file, or holds something.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory}: is a file; give a directory that does not exist yet, or an empty one")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise OutputError(f"{directory}: is not empty; nothing was written. Give a new directory")
+
+
+def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[str, Any], *, is_ours: bool = False) -> None:
+    """Write model.xml, model.bin, recipe.yaml and manifest.json into a new directory.
+
+    Args:
+        directory: where to; must be free unless `is_ours`.
+        model: IR to copy.
+        recipe: of the model.
+        manifest: completed here with the hashes of the files written.
+        is_ours: replace what an earlier run of the same search wrote there.
+
+    Raises:
+        OutputError: something is there, or it cannot be written.
+    """
+    if not is_ours:
+        require_free(directory)
+    partial = directory.with_name(directory.name + _PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        shutil.copyfile(model, partial / "model.xml")
+        shutil.copyfile(model.with_suffix(".bin"), partial / "model.bin")
+        (partial / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+        files = {name: file_sha256(partial / name) for name in ("model.xml", "model.bin", "recipe.yaml")}
+        content = {"version": MANIFEST_VERSION, "files": files, **manifest}
+        (partial / "manifest.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.replace(directory)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be written: {error.strerror or error}") from error
+
+
+_STRATEGY_COLUMNS = [field.name for field in dataclasses.fields(Strategy)]
+_COLUMNS = [
+    "trial", "role", "generation", "parents", "code", "bits", "digest", "feasible", "violation", "fitness", "divergence",
+    "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "speedup", "size_bytes", "fake_quantizes",
+    "seconds", "failure",
+]  # fmt: skip
+
+
+def trials_csv(trials: Sequence[Trial], space: SearchSpace | None) -> str:
+    """Return one line per trial: where it comes from, what it is, what was measured.
+
+    Args:
+        trials: of a study.
+        space: for the bit strings; None leaves them out.
+    """
+    metric_names = next((_metric_names(trial) for trial in trials if _metric_names(trial)), [])
+    metric_columns = [column for name in metric_names for column in (name, f"{name}_drop")]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*_COLUMNS, *metric_columns, *_STRATEGY_COLUMNS], lineterminator="\n", restval="")
+    writer.writeheader()
+    for trial in trials:
+        writer.writerow(_csv_row(trial, space))
+    return stream.getvalue()
+
+
+def _metric_names(trial: Trial) -> list[str]:
+    return [] if isinstance(trial.outcome, Failure) else [result.name for result in trial.outcome.metrics]
+
+
+def _csv_row(trial: Trial, space: SearchSpace | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial": trial.number,
+        "role": trial.role,
+        "generation": trial.generation,
+        "parents": " ".join(map(str, trial.parents)),
+        "code": trial.code,
+        "feasible": trial.is_feasible,
+        "violation": trial.violation,
+        "fitness": trial.fitness,
+    }
+    if trial.code is not None and space is not None:
+        row["bits"] = space.bits_from_genome(space.genome_from_code(trial.code))
+    if trial.strategy is not None:
+        row["digest"] = trial.strategy.digest
+        content = trial.strategy.as_dict()
+        row.update({key: json.dumps(value) if isinstance(value, dict) else value for key, value in content.items()})
+    if isinstance(trial.outcome, Failure):
+        row["failure"] = f"{trial.outcome.stage}: {trial.outcome.error}: {trial.outcome.message}"
+        return row
+    evaluation = trial.outcome
+    row.update(
+        divergence=evaluation.divergence.value,
+        size_bytes=evaluation.size_bytes,
+        fake_quantizes=evaluation.n_fake_quantize,
+        seconds=round(sum(evaluation.seconds.values()), 3),
+    )
+    if evaluation.latency is not None:
+        ratio = evaluation.latency.ratio
+        row.update(
+            latency_ms=evaluation.latency.median_ms,
+            latency_ratio=ratio.value,
+            latency_ratio_low=ratio.low,
+            latency_ratio_high=ratio.high,
+            speedup=evaluation.latency.speedup.value,
+        )
+    for result in evaluation.metrics:
+        row[result.name] = result.value
+        row[f"{result.name}_drop"] = result.drop.value
+    return row

@@ -1,0 +1,350 @@
+"""The job file: which model, data, target, constraints and budget. Command-line options are merged in before it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from ovquant.configfile import FileModel, read_yaml, validate
+from ovquant.errors import ConfigError
+
+OutputKind: TypeAlias = Literal["logits", "probabilities", "values"]
+Fitness: TypeAlias = Literal["pareto", "accuracy", "divergence", "weighted"]
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_seconds(value: Any) -> Any:
+    """Return seconds for ``90``, ``90s``, ``10m``, ``1.5h`` or ``1h30m``."""
+    if isinstance(value, str):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", value)
+        if parts and "".join(number + unit for number, unit in parts) == value.strip():
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if re.fullmatch(r"\d+(?:\.\d+)?", value.strip()):
+            return float(value)
+        raise ValueError(f"a duration is written like 90s, 10m or 1h30m, found {value!r}")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+
+
+class Drop(FileModel):
+    """A limit on how much worse than the reference a metric may be.
+
+    Attributes:
+        amount: in the metric's own unit, or a fraction of the reference's value if `is_relative`.
+    """
+
+    amount: Annotated[float, Field(ge=0)]
+    is_relative: bool = False
+
+    def limit(self, reference: float) -> float:
+        """Return the largest allowed drop, in the metric's own unit."""
+        return self.amount * abs(reference) if self.is_relative else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount * 100:g}%" if self.is_relative else f"{self.amount:g}"
+
+
+def _parse_drop(value: Any) -> Any:
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            raise ValueError(f"a drop is a number in the metric's unit, or like 1%, found {value!r}") from None
+        return {"amount": number / 100, "is_relative": True} if text.endswith("%") else {"amount": number}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"amount": value}
+    return value
+
+
+DropLimit = Annotated[Drop, BeforeValidator(_parse_drop), PlainSerializer(str, return_type=str)]
+
+
+class MetricSpec(FileModel):
+    """One metric and its limit.
+
+    Attributes:
+        name: ``accuracy``, ``top5``, a scikit-learn scorer, or a Python entry ``file.py:function``.
+        max_drop: absolute (``0.01``) or relative to the reference (``1%``); None only reports the metric.
+        output: the model output it reads; None is the first one.
+        direction: for Python entries only; others know their own.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    max_drop: DropLimit | None = Drop(amount=0.01, is_relative=True)
+    output: str | None = None
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+def _as_metrics(value: Any) -> Any:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [{"name": item} if isinstance(item, str) else item for item in values]
+
+
+def _as_pair(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+Side = Annotated[int, Field(ge=1, le=16_384)]
+Sides = Annotated[tuple[Side, ...], BeforeValidator(_as_pair), Field(min_length=1, max_length=2)]
+Values = Annotated[tuple[float, ...], BeforeValidator(_as_pair), Field(min_length=1)]
+
+
+class Preprocessing(FileModel):
+    """From a stored image (or image array) to what the model takes: resize, crop, (x - mean) / scale, layout.
+
+    Attributes:
+        resize: one number is the shorter side (aspect ratio kept), two are height and width.
+        crop: side, or height and width, of the centre crop taken after `resize`.
+        mean: one value, or one per channel, in units of the stored pixel (0..255).
+        scale: likewise; must not be zero.
+        layout: of the model's input without the batch axis, CHW or HWC; None reads it off the model.
+        channels: channel order that the model takes; images are stored as RGB.
+    """
+
+    resize: Sides | None = None
+    crop: Sides | None = None
+    mean: Values | None = None
+    scale: Values | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    channels: Literal["RGB", "BGR", "GRAY"] = "RGB"
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Preprocessing:
+        if self.scale is not None and 0 in self.scale:
+            raise ValueError("scale: must not be zero")
+        return self
+
+
+class Source(FileModel):
+    """Where samples come from.
+
+    Attributes:
+        path: image folder, ``.npz`` file, or Python entry ``file.py:function``.
+        inputs: for ``.npz``: model input name -> array name; None finds them by name.
+        labels: for ``.npz``: array name of the labels; None finds it by name.
+    """
+
+    path: str
+    inputs: dict[str, str] | None = None
+    labels: str | None = None
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class DataSpec(FileModel):
+    """The samples and how they are divided.
+
+    Attributes:
+        path, inputs, labels: the main source: validation, and whatever has no source of its own.
+        calibration: a source of its own for calibration items (labels are not needed).
+        holdout: a source of its own for holdout items.
+        calibration_items: how many items to calibrate with at most; None takes 300, and at most a third of a source
+            that also has to serve validation.
+        max_items: use at most this many items for validation and holdout together (seeded choice).
+        preprocessing: for images and image arrays (uint8 [N, H, W, C]).
+        class_names: names of the class folders in the order of the model's outputs; None sorts them.
+        arguments: keyword arguments of a Python entry.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    inputs: dict[str, str] | None = None
+    labels: str | None = None
+    calibration: Annotated[Source, BeforeValidator(_as_source)] | None = None
+    holdout: Annotated[Source, BeforeValidator(_as_source)] | None = None
+    calibration_items: Annotated[int, Field(ge=1)] | None = None
+    max_items: Annotated[int, Field(ge=2)] | None = None
+    preprocessing: Preprocessing = Preprocessing()
+    class_names: tuple[str, ...] | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def main(self) -> Source:
+        """The main source."""
+        return Source(path=self.path, inputs=self.inputs, labels=self.labels)
+
+
+class Objective(FileModel):
+    """What is maximized.
+
+    Attributes:
+        fitness: ``pareto``: NSGA-II on divergence and latency, the metrics only constrain. The others maximize one number:
+            quality - latency_weight * (latency / baseline latency), with quality the first metric (``accuracy``, negated if
+            it is minimized), minus the divergence in nats (``divergence``), or both with the weights below (``weighted``).
+        accuracy_weight, divergence_weight: of ``weighted``.
+        latency_weight: the lambda of the three.
+    """
+
+    fitness: Fitness = "pareto"
+    accuracy_weight: Annotated[float, Field(ge=0)] = 1.0
+    divergence_weight: Annotated[float, Field(ge=0)] = 1.0
+    latency_weight: Annotated[float, Field(ge=0)] = 0.1
+
+
+class StopAt(FileModel):
+    """Ends the search as soon as a feasible candidate meets all that is given here.
+
+    Attributes:
+        max_drop: of the first metric.
+        min_speedup: baseline latency / candidate latency.
+        fitness: at least this fitness (not in pareto mode).
+    """
+
+    max_drop: DropLimit | None = None
+    min_speedup: Annotated[float, Field(gt=0)] | None = None
+    fitness: float | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> StopAt:
+        if self.max_drop is None and self.min_speedup is None and self.fitness is None:
+            raise ValueError("give at least one of max_drop, min_speedup, fitness")
+        return self
+
+
+class Job(FileModel):
+    """Everything a search needs. See the README for a commented example."""
+
+    version: Literal[1] = 1
+    model: Annotated[str, Field(min_length=1)]
+    target: str = "cpu"
+    device: str | None = None
+    data: Annotated[DataSpec, BeforeValidator(_as_source)]
+    metrics: Annotated[tuple[MetricSpec, ...], BeforeValidator(_as_metrics)] = ()
+    max_divergence: Annotated[float, Field(ge=0)] | None = None
+    output_kinds: dict[str, OutputKind] = Field(default_factory=dict)
+    objective: Objective = Objective()
+    stop_at: StopAt | None = None
+    budget: Seconds | None = None
+    max_trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    population: Annotated[int, Field(ge=2, le=10_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    output: str = "ovquant-out"
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Job:
+        needs_metric = self.objective.fitness in {"accuracy", "weighted"}
+        if needs_metric and not self.metrics:
+            raise ValueError(f"objective.fitness: {self.objective.fitness} needs a metric; give one, or use divergence or pareto")
+        if self.stop_at is not None and self.stop_at.max_drop is not None and not self.metrics:
+            raise ValueError("stop_at.max_drop: needs a metric")
+        if self.stop_at is not None and self.stop_at.fitness is not None and self.objective.fitness == "pareto":
+            raise ValueError("stop_at.fitness: pareto mode has no single fitness; set objective.fitness, or drop it")
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) != len(names):
+            raise ValueError("metrics: the same metric is given twice")
+        return self
+
+    @property
+    def population_size(self) -> int:
+        """Trials per generation; at most a fifth of the trials, so that a short search still breeds."""
+        if self.population is not None:
+            return self.population
+        return 12 if self.max_trials is None else max(2, min(20, self.max_trials // 5))
+
+
+DEFAULT_MAX_TRIALS = 40
+_PATH_KEYS = ("model", "output")
+
+
+def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
+    """Return the job of a file and of command-line options, which win over the file.
+
+    Relative paths in a file are relative to the file; those on the command line to the working directory.
+
+    Args:
+        path: job file or None.
+        options: nested like the job file; None values are absent.
+
+    Raises:
+        ConfigError: all faults, one a line.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        content = _anchor(read_yaml(path, "job"), path.resolve().parent)
+    given = _without_none(options)
+    if isinstance(content.get("data"), str):
+        content["data"] = {"path": content["data"]}
+    merged = _merge(content, given)
+    if "budget" not in merged and "max_trials" not in merged:
+        merged["max_trials"] = DEFAULT_MAX_TRIALS
+    where = str(path) if path is not None else "command line"
+    if path is None and "data" not in merged:
+        raise ConfigError("command line: --data is required: an image folder, an .npz file or file.py:function")
+    return validate(Job, merged, where)
+
+
+def with_absolute_paths(job: Job, folder: Path) -> Job:
+    """Return the same job with every relative path taken from `folder`, to be written to a file somewhere else."""
+    content = _anchor(job.model_dump(mode="json", exclude_defaults=True), folder)
+    return Job.model_validate({**content, "output": _absolute(job.output, folder)})
+
+
+def split_entry(text: str) -> tuple[Path, str] | None:
+    """Return (file, function) of a Python entry ``file.py:function``, or None if it is not one."""
+    match = re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)", text)
+    return (Path(match[1]), match[2]) if match else None
+
+
+def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the relative paths of a job file absolute; faults of type are left for validation."""
+    anchored = dict(content)
+    for key in _PATH_KEYS:
+        if isinstance(anchored.get(key), str):
+            anchored[key] = _absolute(anchored[key], folder)
+    target = anchored.get("target")
+    if isinstance(target, str) and target.endswith((".yaml", ".yml")):
+        anchored["target"] = _absolute(target, folder)
+    if "data" in anchored:
+        anchored["data"] = _anchor_source(anchored["data"], folder)
+    if isinstance(anchored.get("data"), dict):
+        for role in ("calibration", "holdout"):
+            if role in anchored["data"]:
+                anchored["data"][role] = _anchor_source(anchored["data"][role], folder)
+    metrics = anchored.get("metrics")
+    if metrics is not None:
+        anchored["metrics"] = [_anchor_metric(metric, folder) for metric in _as_metrics(metrics)]
+    return anchored
+
+
+def _anchor_source(source: Any, folder: Path) -> Any:
+    if isinstance(source, str):
+        return {"path": _absolute(source, folder)}
+    if isinstance(source, dict) and isinstance(source.get("path"), str):
+        return {**source, "path": _absolute(source["path"], folder)}
+    return source
+
+
+def _anchor_metric(metric: Any, folder: Path) -> Any:
+    if isinstance(metric, dict) and isinstance(metric.get("name"), str) and split_entry(metric["name"]):
+        return {**metric, "name": _absolute(metric["name"], folder)}
+    return metric
+
+
+def _absolute(text: str, folder: Path) -> str:
+    path = Path(text).expanduser()
+    return str(path if path.is_absolute() else folder / path)
+
+
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    cleaned = {
+        key: _without_none(value) if isinstance(value, Mapping) else value for key, value in options.items() if value is not None
+    }
+    return {key: value for key, value in cleaned.items() if value not in ({}, [], ())}
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,1 @@
+"""Scores of outputs: metrics against labels, divergence from the reference, and their intervals."""

@@ -1,0 +1,84 @@
+"""How far a candidate's outputs are from the reference's.
+
+For outputs that are distributions this is the relative entropy (Kullback-Leibler divergence) of the reference from the
+candidate, in nats. For others it is the squared error over the mean square of the reference: the inverse of the signal to
+quantization noise ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from ovquant.job import OutputKind
+from ovquant.protocols import Array, Outputs
+
+# Probabilities below are raised to this before logarithms, so that a candidate's exact zero costs much but not infinity.
+_TINY = 1e-12
+_SUM_TOLERANCE = 1e-2
+
+
+def guess_kind(arrays: Sequence[Array], is_classified: bool) -> OutputKind:
+    """Return what an output of the reference is taken for.
+
+    ``probabilities`` if all values are in 0..1 and sum to 1 along the class axis; else ``logits`` if the output has one score
+    per class (rank 2, [1, C], C >= 2) and a classification metric reads it or its scores are no unit vectors; else ``values``.
+
+    Args:
+        arrays: one per item, batch axis 1.
+        is_classified: a classification metric reads this output.
+    """
+    first = arrays[0]
+    if first.ndim < 2 or first.shape[class_axis(first.ndim)] < 2:
+        return "values"
+    sums = [array.sum(axis=class_axis(array.ndim)) for array in arrays]
+    is_share = all(array.min() >= -1e-6 and array.max() <= 1 + 1e-3 for array in arrays)
+    if is_share and all(np.allclose(total, 1, atol=_SUM_TOLERANCE) for total in sums):
+        return "probabilities"
+    if is_classified:
+        return "logits"
+    is_unit = all(np.allclose(np.linalg.norm(array, axis=-1), 1, atol=_SUM_TOLERANCE) for array in arrays)
+    return "logits" if first.ndim == 2 and first.shape[0] == 1 and not is_unit else "values"
+
+
+def class_axis(rank: int) -> int:
+    """Return the axis of classes: 1 in [N, C, H, W] and [N, C, D, H, W], the last one otherwise."""
+    return 1 if rank >= 4 else rank - 1
+
+
+def per_item(reference: Outputs, candidate: Outputs, kinds: Mapping[str, OutputKind]) -> NDArray[np.float64]:
+    """Return the divergence of each item, shape [N], averaged over outputs.
+
+    Args:
+        reference: output name -> one array per item.
+        candidate: likewise, of the same shapes.
+        kinds: output name -> how it is read.
+    """
+    columns = []
+    for name, kind in kinds.items():
+        pairs = list(zip(reference[name], candidate[name], strict=True))
+        if kind == "values":
+            power = float(np.mean([np.mean(np.square(ref, dtype=np.float64)) for ref, _ in pairs]))
+            errors = [np.mean(np.square(np.subtract(ref, cand, dtype=np.float64))) for ref, cand in pairs]
+            columns.append(np.asarray(errors) / max(power, _TINY))
+        else:
+            columns.append(np.asarray([_relative_entropy(ref, cand, kind) for ref, cand in pairs]))
+    return np.asarray(np.mean(columns, axis=0), dtype=np.float64)
+
+
+def _relative_entropy(reference: Array, candidate: Array, kind: OutputKind) -> float:
+    """Return KL(reference || candidate) = sum p (ln p - ln q) in nats, averaged over positions."""
+    axis = class_axis(reference.ndim)
+    log_p, log_q = (_log_probabilities(array, kind, axis) for array in (reference, candidate))
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=axis)))
+
+
+def _log_probabilities(array: Array, kind: OutputKind, axis: int) -> NDArray[np.float64]:
+    values = np.asarray(array, dtype=np.float64)
+    if kind == "logits":
+        return np.asarray(special.log_softmax(values, axis=axis))
+    clipped = np.clip(values, _TINY, None)
+    return np.asarray(np.log(clipped / clipped.sum(axis=axis, keepdims=True)))

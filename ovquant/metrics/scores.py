@@ -1,0 +1,198 @@
+"""Metrics against labels: top-k accuracy, scikit-learn scorers, Python functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.metrics import get_scorer, get_scorer_names
+
+from ovquant.datasets.readers import load_function
+from ovquant.errors import ConfigError, DataError, did_you_mean, first_line
+from ovquant.job import MetricSpec, split_entry
+from ovquant.protocols import Array, Metric, Outputs
+
+Direction = Literal["maximize", "minimize"]
+
+
+def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
+    """Return the metric of a job's entry.
+
+    Args:
+        spec: name and output.
+        output_names: of the model.
+
+    Raises:
+        ConfigError: no such metric or output.
+    """
+    output = spec.output or output_names[0]
+    if output not in output_names:
+        hint = did_you_mean(output, output_names)
+        raise ConfigError(f"metric {spec.name!r}: no output {output!r}{hint}; outputs: {', '.join(output_names)}")
+    entry = split_entry(spec.name)
+    if entry is not None:
+        return FunctionMetric(spec.name, load_function(*entry), spec.direction)
+    top = re.fullmatch(r"accuracy|top-?(\d+)", spec.name)
+    if top is not None:
+        return TopK(spec.name, int(top[1] or 1), output)
+    if spec.name in get_scorer_names():
+        return SklearnScorer(spec.name, output)
+    names = ["accuracy", "top5", *get_scorer_names()]
+    raise ConfigError(
+        f"metric {spec.name!r}: unknown{did_you_mean(spec.name, names)}; accepted: accuracy, topK (top5), "
+        "a scikit-learn scorer (f1_macro, r2 ...), or file.py:function"
+    )
+
+
+def _rows(outputs: Outputs, name: str) -> NDArray[np.float64]:
+    """Return one output as [N, values per item]."""
+    return np.stack([np.asarray(array, dtype=np.float64).reshape(-1) for array in outputs[name]])
+
+
+def _class_labels(labels: Sequence[Any], n_classes: int, metric: str) -> NDArray[np.int64]:
+    """Return labels as class indices.
+
+    Raises:
+        DataError: a label is no integer, or the output has no such class.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iub" or array.ndim != 1:
+        raise DataError(f"metric {metric!r}: labels must be class indices (integers), found {labels[0]!r} of {array.dtype}")
+    outside = array[(array < 0) | (array >= n_classes)]
+    if len(outside):
+        raise DataError(
+            f"metric {metric!r}: label {int(outside[0])} is out of range: the output has {n_classes} classes, 0..{n_classes - 1} "
+            f"({len(outside)} of {len(array)} labels are)"
+        )
+    return array.astype(np.int64)
+
+
+class TopK:
+    """Share of items whose class is among the k highest scores."""
+
+    direction: Direction = "maximize"
+
+    def __init__(self, name: str, k: int, output: str) -> None:
+        """Keep the name by which the user asked for it."""
+        self.name, self._k, self._output = name, k, output
+
+    def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64]:
+        """Return 1 or 0 per item, shape [N]. Ties with the true class count against it."""
+        scores = _rows(outputs, self._output)
+        if not 1 <= self._k < scores.shape[1]:
+            raise DataError(f"metric {self.name!r}: k must be below the number of classes, the output has {scores.shape[1]}")
+        classes = _class_labels(labels, scores.shape[1], self.name)
+        if self._k == 1:
+            return np.asarray(scores.argmax(axis=1) == classes, dtype=np.float64)
+        true = scores[np.arange(len(scores)), classes]
+        return np.asarray((scores >= true[:, None]).sum(axis=1) <= self._k, dtype=np.float64)
+
+    def value(self, outputs: Outputs, labels: Sequence[Any]) -> float:
+        """Return the share, 0..1."""
+        return float(self.per_item(outputs, labels).mean())
+
+
+class _Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Stands for the model before a scorer: X holds item indices."""
+
+    def __init__(self, scores: Array) -> None:
+        self.scores = scores
+        self.classes_ = np.arange(scores.shape[1]) if scores.shape[1] > 1 else np.arange(2)
+
+    def predict_proba(self, indices: Array) -> Array:
+        scores = self.scores[indices[:, 0]]
+        if scores.shape[1] == 1:
+            positive = scores if _is_share(scores) else special.expit(scores)
+            return np.hstack([1 - positive, positive])
+        is_distribution = _is_share(scores) and np.allclose(scores.sum(axis=1), 1, atol=1e-2)
+        return scores / scores.sum(axis=1, keepdims=True) if is_distribution else np.asarray(special.softmax(scores, axis=1))
+
+    def predict(self, indices: Array) -> Array:
+        return np.asarray(self.predict_proba(indices).argmax(axis=1))
+
+
+class _Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    def __init__(self, values: Array) -> None:
+        self.values = values
+
+    def predict(self, indices: Array) -> Array:
+        values = self.values[indices[:, 0]]
+        return values[:, 0] if values.shape[1] == 1 else values
+
+
+def _is_share(scores: Array) -> bool:
+    return bool(scores.min() >= 0 and scores.max() <= 1 + 1e-3)
+
+
+class SklearnScorer:
+    """Any scikit-learn scorer that fits: probabilities and classes for classification, values for regression.
+
+    Scorers are all better when higher (``neg_...`` for errors).
+    """
+
+    direction: Direction = "maximize"
+
+    def __init__(self, name: str, output: str) -> None:
+        """Keep the scorer of that name."""
+        self.name, self._output, self._scorer = name, output, get_scorer(name)
+
+    def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
+        """Return None: scorers are taken over all items."""
+        return None
+
+    def value(self, outputs: Outputs, labels: Sequence[Any]) -> float:
+        """Return the score.
+
+        Raises:
+            DataError: the scorer does not fit output and labels.
+        """
+        rows = _rows(outputs, self._output)
+        truth = np.asarray(labels)
+        estimator = _Classifier(rows) if truth.dtype.kind in "iub" and truth.ndim == 1 else _Regressor(rows)
+        if is_classifier(estimator):
+            _class_labels(labels, max(2, rows.shape[1]), self.name)
+        try:
+            value = float(self._scorer(estimator, np.arange(len(rows))[:, None], truth))
+        except Exception as error:
+            raise DataError(f"metric {self.name!r} does not fit this output and these labels: {first_line(error)}") from error
+        if not np.isfinite(value):
+            raise DataError(f"metric {self.name!r} is {value} on this data")
+        return value
+
+
+class FunctionMetric:
+    """A user's function ``f(outputs, labels)``.
+
+    It gets output name -> list of arrays (one per item, batch axis 1) and the list of labels, and returns one score per item
+    (whose mean is the metric) or one number.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], direction: Direction) -> None:
+        """Keep function and direction."""
+        self.name, self.direction, self._function = name, direction, function
+
+    def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
+        """Return the scores if the function gives one per item."""
+        result = self._call(outputs, labels)
+        return result if result.shape == (len(labels),) else None
+
+    def value(self, outputs: Outputs, labels: Sequence[Any]) -> float:
+        """Return the function's number, or the mean of its scores."""
+        return float(self._call(outputs, labels).mean())
+
+    def _call(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64]:
+        try:
+            result = np.asarray(self._function(outputs, labels), dtype=np.float64)
+        except Exception as error:
+            raise DataError(f"metric {self.name!r} raised {type(error).__name__}: {first_line(error)}") from error
+        if result.shape not in {(), (len(labels),)} or not np.isfinite(result).all():
+            raise DataError(
+                f"metric {self.name!r} must return one finite number or {len(labels)} of them (one per item), "
+                f"found shape {result.shape}"
+            )
+        return result

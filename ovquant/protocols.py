@@ -1,0 +1,74 @@
+"""Interfaces with more than one implementation (a fake in the tests counts)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ovquant.evaluation import ComparisonTask, Task
+    from ovquant.records import Comparison, Failure, Outcome
+
+Array: TypeAlias = NDArray[Any]
+Sample: TypeAlias = Mapping[str, Array]
+Outputs: TypeAlias = Mapping[str, Sequence[Array]]
+
+
+class Clock(Protocol):
+    """Time that tests can script."""
+
+    def now(self) -> float:
+        """Return seconds on a monotonic scale."""
+        ...
+
+
+class Dataset(Protocol):
+    """Samples with random access.
+
+    Samples map model input names to arrays with a batch axis of 1, of the model's shape and type.
+    """
+
+    @property
+    def labels(self) -> Sequence[Any] | None:
+        """One label per item, or None."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> Sample:
+        """Return the item at `index`, ready for the model."""
+        ...
+
+    def item_name(self, index: int) -> str:
+        """Return what the user knows the item by."""
+        ...
+
+
+class Metric(Protocol):
+    """A score over items."""
+
+    name: str
+    direction: Literal["maximize", "minimize"]
+
+    def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
+        """Return scores, shape [N], whose mean is the value; None where the metric is no mean over items."""
+        ...
+
+    def value(self, outputs: Outputs, labels: Sequence[Any]) -> float:
+        """Return the metric over all items."""
+        ...
+
+
+class Executor(Protocol):
+    """Where candidates are evaluated."""
+
+    def submit(self, task: Task) -> Outcome:
+        """Evaluate a task; a fault of the candidate is returned as a `Failure`, never raised."""
+        ...
+
+    def compare(self, task: ComparisonTask) -> Comparison | Failure:
+        """Measure the latencies of several models in turns."""
+        ...

@@ -1,0 +1,309 @@
+"""OpenVINO: read, inspect, compile, run, save. The only module that imports openvino (lazily)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ovquant.environment import silence_telemetry
+from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
+from ovquant.protocols import Array, Sample
+from ovquant.scopes import QUANTIZABLE_TYPES, Operation
+from ovquant.strategy import InferencePrecision
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_PRECISION_NAMES: dict[str, InferencePrecision] = {
+    "float32": "f32",
+    "f32": "f32",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "float16": "f16",
+    "f16": "f16",
+}
+_QUANTIZED_TYPES = frozenset({"FakeQuantize", "FakeConvert"})
+_LOW_BIT_TYPES = frozenset({"int8_t", "uint8_t", "int4_t", "uint4_t", "i8", "u8", "i4", "u4", "int4", "uint4", "int8", "uint8"})
+
+
+@functools.cache
+def _ov() -> Any:
+    silence_telemetry()
+    import openvino
+
+    return openvino
+
+
+@functools.cache
+def _core() -> ov.Core:
+    return cast("ov.Core", _ov().Core())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InputInfo:
+    """A model input.
+
+    Attributes:
+        name: what samples call it.
+        shape: None for a dynamic dimension; None altogether for a dynamic rank.
+        dtype: numpy type of its elements.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    dtype: np.dtype[Any]
+
+
+def read_model(path: Path) -> ov.Model:
+    """Return the model in `path`: OpenVINO IR, ONNX, or whatever `openvino.convert_model` reads.
+
+    Raises:
+        ModelError: missing, broken, or no model.
+    """
+    if not path.exists():
+        raise ModelError(f"{path}: no such model file")
+    if path.suffix == ".onnx":
+        _check_onnx(path)
+    elif path.suffix == ".bin" and path.with_suffix(".xml").exists():
+        raise ModelError(f"{path}: holds weights only; give the graph, {path.with_suffix('.xml')}")
+    elif path.suffix == ".xml" and not path.with_suffix(".bin").exists():
+        raise ModelError(f"{path}: the weights file {path.with_suffix('.bin').name} is missing beside it")
+    try:
+        if path.suffix in {".xml", ".onnx"}:
+            return _core().read_model(str(path))
+        return cast("ov.Model", _ov().convert_model(str(path)))
+    except Exception as error:
+        raise ModelError(f"{path}: OpenVINO cannot read this model: {first_line(error)}") from error
+
+
+def _check_onnx(path: Path) -> None:
+    import onnx
+
+    if path.is_dir():
+        raise ModelError(f"{path}: is a directory, expected an ONNX file")
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise ModelError(f"{path}: broken or truncated ONNX file: {first_line(error)}; export or copy it again") from error
+
+
+def input_infos(model: ov.Model) -> tuple[InputInfo, ...]:
+    """Return the inputs in the model's order."""
+    infos = []
+    for port in model.inputs:
+        partial = port.get_partial_shape()
+        shape = None
+        if partial.rank.is_static:
+            shape = tuple(dim.get_length() if dim.is_static else None for dim in partial)
+        infos.append(InputInfo(name=_input_name(port), shape=shape, dtype=np.dtype(port.get_element_type().to_dtype())))
+    return tuple(infos)
+
+
+def _input_name(port: Any) -> str:
+    names = sorted(port.get_names())
+    return names[0] if names else str(port.get_node().get_friendly_name())
+
+
+def output_names(model: ov.Model | ov.CompiledModel) -> tuple[str, ...]:
+    """Return what the outputs are called, in the model's order; ``output_N`` for one without a name."""
+    return tuple(min(port.get_names(), default=f"output_{index}") for index, port in enumerate(model.outputs))
+
+
+def operations(model: ov.Model) -> tuple[Operation, ...]:
+    """Return the operations in topological order."""
+    found = []
+    for node in model.get_ordered_ops():
+        channels = None
+        if node.get_type_name() == "GroupConvolution":
+            groups, per_group_out, per_group_in = (int(dim) for dim in list(node.input(1).get_shape())[:3])
+            channels = (groups, per_group_in, per_group_out)
+        found.append(
+            Operation(
+                name=node.get_friendly_name(),
+                type=node.get_type_name(),
+                inputs=tuple(value.get_node().get_friendly_name() for value in node.input_values()),
+                group_channels=channels,
+            )
+        )
+    return tuple(found)
+
+
+def require_quantizable(model: ov.Model, path: Path) -> None:
+    """Check that there is something to quantize, and that nobody did before.
+
+    Raises:
+        ModelError: if not.
+    """
+    nodes = model.get_ordered_ops()
+    found = {node.get_type_name() for node in nodes}
+    low_bit = any(
+        node.get_type_name() == "Constant"
+        and node.get_element_type().get_type_name() in _LOW_BIT_TYPES
+        and np.prod(list(node.get_output_shape(0))) > 256
+        and any(user.get_node().get_type_name() == "Convert" for user in node.output(0).get_target_inputs())
+        for node in nodes
+    )
+    if found & _QUANTIZED_TYPES or low_bit:
+        raise ModelError(f"{path}: is already quantized (it holds FakeQuantize or low-bit weights); give the float model")
+    if not found & QUANTIZABLE_TYPES:
+        raise ModelError(f"{path}: holds nothing to quantize (no convolution, MatMul or recurrent operation)")
+
+
+def count_fake_quantize(model: ov.Model) -> int:
+    """Return the number of FakeQuantize operations."""
+    return sum(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+
+
+def graph_digest(model: ov.Model) -> str:
+    """Return the SHA-256 of what the model computes: operations, attributes, connections, and every constant bit for bit.
+
+    Names do not count: OpenVINO numbers generated ones anew in each process.
+    """
+    digest = hashlib.sha256()
+    position: dict[str, int] = {}
+    for index, node in enumerate(model.get_ordered_ops()):
+        position[node.get_friendly_name()] = index
+        sources = [(position[v.get_node().get_friendly_name()], v.get_index()) for v in node.input_values()]
+        outputs = [(str(out.get_element_type()), str(out.get_partial_shape())) for out in node.outputs()]
+        attributes = {key: str(value) for key, value in sorted(node.get_attributes().items()) if "variable" not in key}
+        digest.update(repr((node.get_type_name(), sources, outputs, attributes)).encode())
+        if node.get_type_name() == "Constant":
+            digest.update(np.ascontiguousarray(node.get_data()).tobytes())
+    return digest.hexdigest()
+
+
+def save_model(model: ov.Model, path: Path) -> None:
+    """Write the model as IR to `path` (``.xml``; weights beside it as ``.bin``), constants as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _ov().save_model(model, str(path), compress_to_fp16=False)
+
+
+def size_bytes(path: Path) -> int:
+    """Return the size of an IR (graph and weights) or of any other model file."""
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.exists() else 0)
+
+
+def available_devices() -> list[str]:
+    """Return the OpenVINO devices of this machine."""
+    return list(_core().available_devices)
+
+
+def has_device(device: str) -> bool:
+    """Return True if a device is here; ``GPU`` stands for any ``GPU.N``."""
+    return any(device in (name, name.partition(".")[0]) for name in available_devices())
+
+
+def require_device(device: str, where: str) -> None:
+    """Check that a device is here.
+
+    Args:
+        device: OpenVINO device, e.g. ``GPU`` or ``GPU.1``.
+        where: who asks for it, for the message.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    if has_device(device):
+        return
+    present = available_devices()
+    hint = did_you_mean(device.upper(), present)
+    raise DeviceError(
+        f"{where}: device {device!r} is not on this machine{hint}; devices here: {', '.join(present)}. "
+        "Install its driver, choose another target, or make a dry run with --device CPU"
+    )
+
+
+def device_capabilities(device: str) -> frozenset[str]:
+    """Return OpenVINO's OPTIMIZATION_CAPABILITIES of a device."""
+    return frozenset(_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+
+
+def device_name(device: str) -> str:
+    """Return the device's full name."""
+    return str(_core().get_property(device, "FULL_DEVICE_NAME")).strip()
+
+
+def device_precisions(device: str) -> frozenset[str]:
+    """Return the float precisions that a device computes in."""
+    known = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
+    return frozenset({"f32"} | {known[name] for name in device_capabilities(device) if name in known})
+
+
+class CompiledModel:
+    """A model compiled for a device, run one sample at a time."""
+
+    def __init__(
+        self, model: ov.Model, device: str, properties: Mapping[str, Any], precision: InferencePrecision | None = None
+    ) -> None:
+        """Compile.
+
+        Args:
+            model: what to compile.
+            device: OpenVINO device.
+            properties: compile properties.
+            precision: goes over ``INFERENCE_PRECISION_HINT`` in `properties`; None leaves it.
+
+        Raises:
+            ModelError: the device's plugin cannot compile it.
+        """
+        config = dict(properties)
+        if precision is not None:
+            config["INFERENCE_PRECISION_HINT"] = precision
+        try:
+            self._compiled = _core().compile_model(model, device, config)
+        except Exception as error:
+            raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
+        self._request = self._compiled.create_infer_request()
+        self._output_names = output_names(self._compiled)
+
+    @property
+    def precision(self) -> InferencePrecision:
+        """The float precision that the device runs it in."""
+        found = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        name = found.get_type_name() if hasattr(found, "get_type_name") else str(found)
+        return _PRECISION_NAMES.get(name, "f32")
+
+    @property
+    def n_threads(self) -> int:
+        """Inference threads; 0 where the device has none to tell."""
+        try:
+            return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        except RuntimeError:
+            return 0
+
+    def infer(self, sample: Sample) -> dict[str, Array]:
+        """Return output name -> array for one sample.
+
+        Raises:
+            ModelError: the model cannot be run on it.
+        """
+        try:
+            results = self._request.infer(dict(sample))
+        except Exception as error:
+            raise ModelError(f"inference failed: {first_line(error)}") from error
+        return {name: np.array(results[index]) for index, name in enumerate(self._output_names)}
+
+    def runner(self, sample: Sample) -> Callable[[], None]:
+        """Return a function that runs one inference on `sample`, to be timed: inputs are set here, outputs not copied."""
+        request = self._compiled.create_infer_request()
+        for name, array in sample.items():
+            request.set_tensor(name, _ov().Tensor(np.ascontiguousarray(array)))
+        start, wait = request.start_async, request.wait
+
+        def run() -> None:
+            start()
+            wait()
+
+        return run
+
+
+def unnamed_inputs(model: ov.Model) -> Sequence[str]:
+    """Return the inputs that have no tensor name; samples cannot address them by name."""
+    return [port.get_node().get_friendly_name() for port in model.inputs if not port.get_names()]

@@ -1,0 +1,114 @@
+"""The genetic algorithm as an Optuna sampler. Its class name is part of stored studies: never rename it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseGASampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ovquant import pareto
+from ovquant.genetic import Breeding, Child, breed, seed_member
+from ovquant.space import Genome, SearchSpace
+
+
+class GeneticSampler(BaseGASampler):
+    """NSGA-II on canonical genomes that never proposes a strategy twice.
+
+    All chance comes from (seed, generation, place in the generation), so that proposals depend on the seed and on what was
+    measured, and on nothing else.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        seeds: Sequence[Genome],
+        seed: int,
+        population_size: int,
+        minimized: Callable[[Sequence[float]], Sequence[float]],
+    ) -> None:
+        """Keep the space and the rules.
+
+        Args:
+            space: where genomes come from.
+            seeds: first members of the first generation.
+            seed: of all chance.
+            population_size: trials per generation and size of the mating pool.
+            minimized: turns objective values into ones where less is better.
+        """
+        super().__init__(population_size)
+        self._space = space
+        self._seeds = list(seeds)
+        self._seed = seed
+        self._minimized = minimized
+        self.last_child = Child(genome=())
+        self.last_parents: list[int] = []
+        self.last_generation = 0
+
+    def reseed_rng(self) -> None:
+        """Do nothing: chance does not depend on the process."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return one categorical parameter per gene."""
+        return {gene.name: CategoricalDistribution(gene.labels) for gene in self._space.genes}
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+        """Refuse: a genome is proposed as a whole."""
+        raise RuntimeError(f"{param_name} is not a gene of this search space")
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Propose a genome for a trial; what is not a parameter is left in the ``last_...`` attributes.
+
+        Raises:
+            LookupError: every strategy of the space was tried.
+        """
+        generation = self.get_trial_generation(study, trial)
+        # Trials that a killed process left behind have no outcome: as if they had never been asked for.
+        settled = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and not is_abandoned(t)]
+        known = {self._space.genome_from_code(t.user_attrs["code"]) for t in settled if t.user_attrs.get("code")}
+        members = [t for t in settled if generation_of(t) == generation]
+        rng = np.random.default_rng([self._seed, generation, len(members)])
+        breeding = Breeding(
+            sizes=self._space.sizes, canonical=self._space.canonical_genome, is_known=lambda genome: genome in known
+        )
+        if generation == 0:
+            child, parents = seed_member(self._seeds, sorted(known), breeding, rng), []
+        else:
+            pool = self.get_parent_population(study, generation)
+            genomes = [self._space.genome_from_code(t.user_attrs["code"]) for t in pool]
+            child = breed(genomes, self._sort_keys(pool), breeding, rng)
+            parents = [pool[position].number for position in child.parents] if child is not None else []
+        if child is None:
+            raise LookupError("every strategy of the search space was tried")
+        self.last_child, self.last_parents, self.last_generation = child, parents, generation
+        return dict(self._space.labels(child.genome))
+
+    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Return the best of the last generation and of its own mating pool (elitism of NSGA-II)."""
+        pool = {t.number: t for t in self.get_population(study, generation - 1)}
+        pool.update({t.number: t for t in self.get_parent_population(study, generation - 1)})
+        trials = [pool[number] for number in sorted(pool)]
+        keys = self._sort_keys(trials)
+        ranked = sorted(range(len(trials)), key=lambda position: (keys[position], trials[position].number))
+        return [trials[position] for position in ranked[: self.population_size]]
+
+    def _sort_keys(self, trials: Sequence[FrozenTrial]) -> list[tuple[float, ...]]:
+        objectives = np.array([self._minimized(t.values) for t in trials], dtype=np.float64)
+        violations = np.array([t.user_attrs["violation"] for t in trials], dtype=np.float64)
+        return list(pareto.sort_keys(objectives, violations))
+
+
+def generation_of(trial: FrozenTrial) -> int | None:
+    """Return the generation of a trial; None for one outside of the population."""
+    found: int | None = trial.system_attrs.get(GeneticSampler._get_generation_key())
+    return found
+
+
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Return True for a trial that ended without an outcome: its process was stopped."""
+    return trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs

@@ -1,0 +1,170 @@
+"""From selectors to operation names: what an ignored scope means in a given model. Pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from ovquant.strategy import ScopeRole, ScopeSelector
+
+QUANTIZABLE_TYPES = frozenset(
+    {
+        "Convolution",
+        "GroupConvolution",
+        "ConvolutionBackpropData",
+        "GroupConvolutionBackpropData",
+        "MatMul",
+        "LSTMSequence",
+        "GRUSequence",
+        "LSTMCell",
+        "GRUCell",
+        "RNNCell",
+        "RNNSequence",
+        "Gather",
+        "ScaledDotProductAttention",
+    }
+)
+_NORMALIZATION_TYPES = frozenset({"MVN", "NormalizeL2", "LRN", "BatchNormInference", "GroupNormalization", "RMS"})
+_ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum"})
+_CENTRING = frozenset({"Subtract", "SquaredDifference", "Power"})
+_SCALING = frozenset({"Multiply", "Divide", "Power"})
+_SHAPE_CHANGES = frozenset({"Reshape", "Broadcast", "Squeeze", "Unsqueeze", "Convert"})
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL2"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a model, in topological order.
+
+    Attributes:
+        name: friendly name, unique in the model.
+        type: OpenVINO operation type.
+        inputs: names of the operations that feed it, by input port.
+        group_channels: (groups, channels per group in, channels per group out) of a group convolution, else None.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[str, ...]
+    group_channels: tuple[int, int, int] | None = None
+
+
+def resolve(selector: ScopeSelector, operations: Sequence[Operation]) -> tuple[str, ...]:
+    """Return the sorted names of the operations which `selector` selects; empty if it matches nothing.
+
+    Constants, parameters and results are never selected by type or role.
+    """
+    patterns = [re.compile(pattern) for pattern in selector.patterns]
+    selected: set[str] = set()
+    for operation in operations:
+        if operation.type in {"Constant", "Parameter", "Result"}:
+            continue
+        if (
+            operation.type in selector.types
+            or operation.name in selector.names
+            or any(pattern.match(operation.name) for pattern in patterns)
+        ):
+            selected.add(operation.name)
+    for role in selector.roles:
+        selected.update(ROLES[role](operations))
+    return tuple(sorted(selected))
+
+
+def _first_convolutions(operations: Sequence[Operation]) -> set[str]:
+    """Convolutions that no other convolution or MatMul precedes on any path from an input."""
+    weighted = {"Convolution", "GroupConvolution", "MatMul"}
+    has_weighted_before: dict[str, bool] = {}
+    first: set[str] = set()
+    by_name = {operation.name: operation for operation in operations}
+    for operation in operations:
+        before = any(
+            has_weighted_before.get(name, False) or (name in by_name and by_name[name].type in weighted)
+            for name in operation.inputs
+        )
+        has_weighted_before[operation.name] = before
+        if operation.type in {"Convolution", "GroupConvolution"} and not before:
+            first.add(operation.name)
+    return first
+
+
+def _last_matmuls(operations: Sequence[Operation]) -> set[str]:
+    """MatMuls that no other MatMul or convolution follows."""
+    weighted = {"Convolution", "GroupConvolution", "MatMul"}
+    followed: set[str] = set()
+    last: set[str] = set()
+    for operation in reversed(operations):
+        is_followed = operation.name in followed
+        if operation.type == "MatMul" and not is_followed:
+            last.add(operation.name)
+        if is_followed or operation.type in weighted:
+            followed.update(operation.inputs)
+    return last
+
+
+def _depthwise(operations: Sequence[Operation]) -> set[str]:
+    """Group convolutions with one input channel per group."""
+    return {op.name for op in operations if op.group_channels is not None and op.group_channels[1] == 1}
+
+
+def _normalizations(operations: Sequence[Operation]) -> set[str]:
+    """Normalization operations, and LayerNorm, RMSNorm and the like where an exporter wrote them out.
+
+    Of those, each square root (Sqrt or Power) of something that was reduced is taken with the statistics behind it and the
+    steps ahead of it up to the one that applies the scale to the data.
+    """
+    by_name = {operation.name: operation for operation in operations}
+    users: dict[str, list[Operation]] = {}
+    for operation in operations:
+        for name in operation.inputs:
+            users.setdefault(name, []).append(operation)
+    found = {operation.name for operation in operations if operation.type in _NORMALIZATION_TYPES}
+    for root in operations:
+        if root.type in {"Sqrt", "Power"}:
+            behind = _statistics_behind(root, by_name)
+            if any(by_name[name].type in _REDUCTIONS for name in behind):
+                found |= behind | {root.name} | _scaling_ahead(root, by_name, users)
+    return found
+
+
+def _statistics_behind(root: Operation, by_name: dict[str, Operation]) -> set[str]:
+    """Walk back from a square root: any elementwise step up to a reduction, squares and differences beyond it."""
+    reached: set[str] = set()
+    front = [(name, False) for name in root.inputs]
+    while front:
+        name, is_reduced = front.pop()
+        operation = by_name[name]
+        is_square = operation.type == "Multiply" and len(set(operation.inputs)) == 1
+        if operation.type in _REDUCTIONS:
+            is_reduced = True
+        elif operation.type not in (_CENTRING if is_reduced else _ELEMENTWISE) | _SHAPE_CHANGES and not is_square:
+            continue
+        if name not in reached:
+            reached.add(name)
+            front.extend((source, is_reduced) for source in operation.inputs)
+    return reached
+
+
+def _scaling_ahead(root: Operation, by_name: dict[str, Operation], users: dict[str, list[Operation]]) -> set[str]:
+    """Walk on from a square root to the Multiply or Divide that joins it with data, and the centring of that data."""
+    reached: set[str] = set()
+    front = [(root.name, user) for user in users.get(root.name, [])]
+    while front:
+        source, operation = front.pop()
+        if operation.type not in _SCALING | _SHAPE_CHANGES or operation.name in reached:
+            continue
+        reached.add(operation.name)
+        data = [by_name[name] for name in operation.inputs if name != source and by_name[name].type != "Constant"]
+        if data and operation.type in _SCALING:
+            reached.update(other.name for other in data if other.type == "Subtract")
+        else:
+            front.extend((operation.name, user) for user in users.get(operation.name, []))
+    return reached
+
+
+ROLES: dict[ScopeRole, Callable[[Sequence[Operation]], set[str]]] = {
+    "first_convolution": _first_convolutions,
+    "last_matmul": _last_matmuls,
+    "depthwise": _depthwise,
+    "normalization": _normalizations,
+}

@@ -1,0 +1,208 @@
+"""The loop: ask for a generation, evaluate it, tell; until a target is met, the budget is used up or the space is empty."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from ovquant import selection
+from ovquant.evaluation import BenchSpec, Task
+from ovquant.job import StopAt
+from ovquant.objectives import Rules
+from ovquant.protocols import Clock, Executor
+from ovquant.records import Evaluation, Failure, FloatModel, Trial
+from ovquant.strategy import InferencePrecision, Strategy
+from ovquant.study import Proposal, Study
+
+StopReason: TypeAlias = Literal["stop_at met", "max_trials reached", "budget used up", "search space exhausted"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The state of a search after a trial.
+
+    Attributes:
+        trial: that was just settled.
+        best: the trial that would win now, None if none is feasible.
+        n_candidates: strategies evaluated so far, failures included.
+        max_trials: limit of that, None without one.
+        elapsed_s: since the search (this run of it) began.
+        remaining_s: estimate until it ends, None if there is no telling.
+    """
+
+    trial: Trial
+    best: Trial | None
+    n_candidates: int
+    max_trials: int | None
+    elapsed_s: float
+    remaining_s: float | None
+
+
+Listener: TypeAlias = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search needs beside study and executor.
+
+    Attributes:
+        bench: what candidates are evaluated on.
+        rules: objectives and constraints. Without metrics and without a limit on divergence, NNCF's default sets the limit.
+        default: NNCF's default strategy, always evaluated.
+        is_default_in_space: False if the target does not allow it; it is evaluated all the same, for comparison.
+        own_precision: of the baseline.
+        max_trials: candidates at most, None without limit.
+        budget_s: wall time at most, None without limit.
+        stop_at: ends the search as soon as it is met.
+    """
+
+    bench: BenchSpec
+    rules: Rules
+    default: Strategy
+    is_default_in_space: bool
+    own_precision: InferencePrecision
+    max_trials: int | None
+    budget_s: float | None
+    stop_at: StopAt | None
+
+
+def run_search(plan: Plan, study: Study, executor: Executor, clock: Clock, listen: Listener) -> StopReason:
+    """Search until a stopping rule holds; trials that the study already holds count.
+
+    Returns:
+        Why it ended.
+    """
+    return _Search(plan, study, executor, clock, listen).run()
+
+
+class _Search:
+    def __init__(self, plan: Plan, study: Study, executor: Executor, clock: Clock, listen: Listener) -> None:
+        self._plan = plan
+        self._study = study
+        self._executor = executor
+        self._clock = clock
+        self._listen = listen
+        self._start = clock.now()
+        self._trials = study.trials()
+        self._n_before = self._n_candidates()
+        self._rules = plan.rules
+        self._restore_limit()
+
+    def run(self) -> StopReason:
+        if not any(trial.role == "baseline" for trial in self._trials):
+            self._add_baseline()
+        if not self._plan.is_default_in_space and not any(trial.role == "default" for trial in self._trials):
+            self._add_default()
+        reason = self._stop_reason()
+        while reason is None:
+            reason = self._run_generation()
+        return reason
+
+    def _run_generation(self) -> StopReason | None:
+        """Ask for what the current generation lacks, evaluate it in turn."""
+        n_wanted = self._study.n_missing()
+        if self._plan.max_trials is not None:
+            n_wanted = min(n_wanted, self._plan.max_trials - self._n_candidates())
+        proposals: list[Proposal] = []
+        for _ in range(n_wanted):
+            try:
+                proposals.append(self._study.ask())
+            except LookupError:
+                break
+        if not proposals:
+            return "search space exhausted"
+        for proposal in proposals:
+            outcome = self._executor.submit(Task(bench=self._plan.bench, subject=proposal.strategy))
+            is_default = proposal.strategy == self._plan.default
+            if is_default:
+                self._set_limit(outcome)
+            self._settle(self._study.tell(proposal, outcome, "default" if is_default else "candidate"))
+            reason = self._stop_reason()
+            if reason is not None:
+                return reason
+        return None
+
+    def _add_baseline(self) -> None:
+        subject = FloatModel(inference_precision=self._plan.own_precision)
+        outcome = self._executor.submit(Task(bench=self._plan.bench, subject=subject))
+        if isinstance(outcome, Failure):
+            raise RuntimeError(f"the float model failed at {outcome.stage}: {outcome.message}")
+        self._settle(self._study.add(outcome, "baseline", None))
+
+    def _add_default(self) -> None:
+        outcome = self._executor.submit(Task(bench=self._plan.bench, subject=self._plan.default))
+        self._set_limit(outcome)
+        if isinstance(outcome, Evaluation):
+            self._settle(self._study.add(outcome, "default", self._plan.default))
+
+    def _set_limit(self, outcome: object) -> None:
+        """Without metrics and limit, let NNCF's default set the divergence that is still acceptable."""
+        rules = self._plan.rules
+        if isinstance(outcome, Evaluation) and not rules.metrics and rules.max_divergence is None:
+            self._rules = dataclasses.replace(rules, max_divergence=outcome.divergence.value)
+            self._study.set_rules(self._rules)
+
+    def _restore_limit(self) -> None:
+        for trial in self._trials:
+            if trial.role == "default":
+                self._set_limit(trial.outcome)
+
+    def _settle(self, trial: Trial) -> None:
+        self._trials.append(trial)
+        elapsed = self._clock.now() - self._start
+        self._listen(
+            Progress(
+                trial=trial,
+                best=selection.best(self._eligible(), self._rules),
+                n_candidates=self._n_candidates(),
+                max_trials=self._plan.max_trials,
+                elapsed_s=elapsed,
+                remaining_s=self._remaining(elapsed),
+            )
+        )
+
+    def _eligible(self) -> list[Trial]:
+        return eligible(self._trials, self._plan.is_default_in_space)
+
+    def _n_candidates(self) -> int:
+        return sum(trial.strategy is not None for trial in self._trials)
+
+    def _remaining(self, elapsed: float) -> float | None:
+        by_time = None if self._plan.budget_s is None else max(0.0, self._plan.budget_s - elapsed)
+        n_new = self._n_candidates() - self._n_before
+        if self._plan.max_trials is None or n_new == 0:
+            return by_time
+        by_trials = elapsed / n_new * (self._plan.max_trials - self._n_candidates())
+        return by_trials if by_time is None else min(by_time, by_trials)
+
+    def _stop_reason(self) -> StopReason | None:
+        if self._plan.stop_at is not None and any(self._meets(trial, self._plan.stop_at) for trial in self._eligible()):
+            return "stop_at met"
+        if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
+            return "max_trials reached"
+        if self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s:
+            return "budget used up"
+        return None
+
+    def _meets(self, trial: Trial, stop_at: StopAt) -> bool:
+        return meets(trial, stop_at, self._rules)
+
+
+def eligible(trials: list[Trial], is_default_in_space: bool) -> list[Trial]:
+    """Return the trials that may win: strategies that the target allows."""
+    return [t for t in trials if t.strategy is not None and (is_default_in_space or t.role != "default")]
+
+
+def meets(trial: Trial, stop_at: StopAt, rules: Rules) -> bool:
+    """Return True if a trial is feasible and meets all that `stop_at` asks for, by point estimates."""
+    if not trial.is_feasible:
+        return False
+    evaluation = trial.evaluation
+    if stop_at.max_drop is not None:
+        result = evaluation.metrics[0]
+        if result.drop.value > stop_at.max_drop.limit(rules.reference(0, result)):
+            return False
+    if stop_at.min_speedup is not None and selection.latency_of(trial).speedup.value < stop_at.min_speedup:
+        return False
+    return stop_at.fitness is None or (trial.fitness is not None and trial.fitness >= stop_at.fitness)

@@ -1,0 +1,107 @@
+"""Which of the evaluated trials to recommend. Pure functions on records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ovquant import pareto
+from ovquant.objectives import Rules
+from ovquant.records import Failure, Latency, Trial
+
+Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
+N_FINALISTS = 3
+
+
+def feasible(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the quantized trials that meet every constraint."""
+    return [trial for trial in trials if trial.strategy is not None and trial.is_feasible]
+
+
+def latency_of(trial: Trial) -> Latency:
+    """Return the latency measured during the search.
+
+    Raises:
+        ValueError: the trial failed or was not timed.
+    """
+    latency = trial.evaluation.latency
+    if latency is None:
+        raise ValueError(f"trial {trial.number} was not timed")
+    return latency
+
+
+def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
+    """Return the feasible trial that the rules prefer: highest fitness, or in pareto mode the fastest."""
+    candidates = feasible(trials)
+    if not candidates:
+        return None
+    if rules.is_pareto:
+        return fastest(candidates, [latency_of(trial) for trial in candidates])
+    return max(candidates, key=lambda trial: (trial.fitness or 0.0, -trial.number))
+
+
+def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
+    """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
+
+    A latency cannot be told from the fastest one's if it lies within the interval of that.
+
+    Args:
+        trials: feasible ones, at least one.
+        latencies: one per trial.
+    """
+    quickest = min(latencies, key=lambda latency: latency.ratio.value)
+    tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= quickest.ratio.high]
+    return min(tied, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
+
+
+def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -> list[Trial]:
+    """Return trials from most to least preferred.
+
+    Args:
+        trials: feasible ones.
+        latencies: one per trial, the ones that count now.
+        rules: mode.
+    """
+    if not rules.is_pareto:
+        return sorted(trials, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
+    left = list(zip(trials, latencies, strict=True))
+    ordered = []
+    while left:
+        chosen = fastest([trial for trial, _ in left], [latency for _, latency in left])
+        ordered.append(chosen)
+        left = [pair for pair in left if pair[0].number != chosen.number]
+    return ordered
+
+
+def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
+    """Return at most three feasible trials, most preferred first; equal models count once."""
+    candidates: list[Trial] = []
+    seen: set[tuple[str, str]] = set()
+    for trial in feasible(trials):
+        key = (trial.evaluation.graph_digest, trial.strategy.inference_precision if trial.strategy else "")
+        if key not in seen:
+            seen.add(key)
+            candidates.append(trial)
+    return order(candidates, [latency_of(trial) for trial in candidates], rules)[:N_FINALISTS]
+
+
+def nearest_miss(trials: Sequence[Trial]) -> Trial | None:
+    """Return the quantized trial with the smallest violation, or None if all failed."""
+    evaluated = [trial for trial in trials if trial.strategy is not None and not isinstance(trial.outcome, Failure)]
+    return min(evaluated, key=lambda trial: (trial.violation or 0.0, trial.number), default=None)
+
+
+def pick(trials: Sequence[Trial], how: Pick) -> Trial | None:
+    """Return the feasible trial that is fastest, of lowest divergence, or at the knee of the front of both."""
+    candidates = feasible(trials)
+    if not candidates:
+        return None
+    if how == "fastest":
+        return fastest(candidates, [latency_of(trial) for trial in candidates])
+    if how == "accurate":
+        return min(candidates, key=lambda t: (t.evaluation.divergence.value, latency_of(t).ratio.value))
+    points = np.array([[t.evaluation.divergence.value, latency_of(t).ratio.value] for t in candidates])
+    members = pareto.front(points, np.zeros(len(points)))
+    return candidates[int(members[pareto.knee(points[members])])]

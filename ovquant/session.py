@@ -1,0 +1,191 @@
+"""A job made ready: target, device, model, data, space and rules, checked before any work is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ovquant import runtime
+from ovquant.datasets.splits import fingerprint as data_fingerprint
+from ovquant.devices import Device, resolve_device
+from ovquant.environment import describe_host, versions
+from ovquant.evaluation import BenchSpec, Workbench, open_bench
+from ovquant.export import model_sha256
+from ovquant.job import Job
+from ovquant.objectives import Rules
+from ovquant.recipe import Made, Recipe, recipe_from
+from ovquant.search import Plan
+from ovquant.space import Genome, SearchSpace, build_space, nncf_default
+from ovquant.strategy import Strategy
+from ovquant.study import Study
+from ovquant.targets import Target, load_target
+
+STUDY_FILE = "study.db"
+JOB_FILE = "job.yaml"
+TARGET_FILE = "target.yaml"
+_MODEL_DIR = "models"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What the commands on a job share.
+
+    Attributes:
+        job: resolved.
+        target: profile.
+        device: the one that is used.
+        bench: what candidates are evaluated on.
+        space: what is searched.
+        rules: objectives and constraints.
+        default: NNCF's default strategy here.
+        seeds: genomes that the first generation begins with.
+        is_default_in_space: whether the target allows `default`.
+    """
+
+    job: Job
+    target: Target
+    device: Device
+    bench: BenchSpec
+    space: SearchSpace
+    rules: Rules
+    default: Strategy
+    seeds: tuple[Genome, ...]
+    is_default_in_space: bool
+
+    @property
+    def workbench(self) -> Workbench:
+        """The open workbench of this process."""
+        return open_bench(self.bench)
+
+    def plan(self) -> Plan:
+        """Return what the search loop needs."""
+        return Plan(
+            bench=self.bench,
+            rules=self.rules,
+            default=self.default,
+            is_default_in_space=self.is_default_in_space,
+            own_precision=self.workbench.own_precision,
+            max_trials=self.job.max_trials,
+            budget_s=self.job.budget,
+            stop_at=self.job.stop_at,
+        )
+
+    def open_study(self, path: Path) -> Study:
+        """Return the study at `path`, new or continued."""
+        return Study(
+            path,
+            rules=self.rules,
+            space=self.space,
+            seeds=self.seeds,
+            seed=self.job.seed,
+            population=self.job.population_size,
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what a study is made of; two runs with equal fingerprints continue each other."""
+        job = self.job
+        content: dict[str, Any] = {
+            "model": model_sha256(Path(job.model)),
+            "data": data_fingerprint(job.data),
+            "data options": job.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
+            "target": self.target.model_dump(mode="json"),
+            "device": self.device.name,
+            "search space": self.space.digest,
+            "metrics": [metric.model_dump(mode="json") for metric in job.metrics],
+            "max_divergence": job.max_divergence,
+            "output_kinds": dict(job.output_kinds),
+            "objective": job.objective.model_dump(mode="json"),
+            "population": job.population_size,
+            "seed": job.seed,
+        }
+        normalized: dict[str, Any] = json.loads(json.dumps(content))
+        return normalized
+
+    def recipe(self, strategy: Strategy, graph_digest: str) -> Recipe:
+        """Return the recipe of one of the job's strategies."""
+        hashes = model_sha256(Path(self.job.model))
+        return recipe_from(
+            strategy,
+            device=self.target.device,
+            compile_properties=dict(self.target.compile_properties),
+            data=self.job.data,
+            seed=self.job.seed,
+            made=Made(model_sha256=hashes[Path(self.job.model).name], graph_digest=graph_digest, versions=versions()),
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the part of a manifest that is common to all trials: what the job was run on."""
+        return {
+            "model": {"name": Path(self.job.model).name, "sha256": model_sha256(Path(self.job.model))},
+            "data": {
+                "sha256": data_fingerprint(self.job.data),
+                "seed": self.job.seed,
+                "items": {name: len(self.workbench.samples.items(name)) for name in ("calibration", "validation", "holdout")},
+            },
+            "target": self.target.model_dump(mode="json"),
+            "device": {"name": self.device.name, "full_name": self.device.full_name, "notes": list(self.device.notes)},
+            "own_precision": self.workbench.own_precision,
+            "output_kinds": self.workbench.output_kinds(),
+            "host": describe_host(),
+            "versions": versions(),
+        }
+
+
+def open_session(job: Job, output: Path) -> Session:
+    """Return a job made ready; model, data and device are opened and checked, the reference is run once.
+
+    Args:
+        job: resolved.
+        output: directory of the search; candidate IRs are kept in a folder there for a while.
+
+    Raises:
+        OvquantError: anything that would make the search pointless.
+    """
+    target = load_target(job.target)
+    device = resolve_device(target, job.device)
+    bench = BenchSpec(
+        model=job.model,
+        target=target,
+        device=device.name,
+        data=job.data,
+        seed=job.seed,
+        metrics=job.metrics,
+        output_kinds=dict(job.output_kinds),
+        model_dir=str(output / _MODEL_DIR),
+    )
+    workbench = open_bench(bench)
+    runtime.require_quantizable(workbench.model, Path(job.model))
+    workbench.reference("validation")
+    facts = workbench.facts()
+    space = build_space(target, facts)
+    default = nncf_default(target, facts)
+    seeds, is_default_in_space = _seeds(space, [default, nncf_default(target, facts, model_type="transformer")])
+    return Session(
+        job=job,
+        target=target,
+        device=device,
+        bench=bench,
+        space=space,
+        rules=Rules(
+            objective=job.objective,
+            metrics=job.metrics,
+            metric_directions=tuple(metric.direction for metric in workbench.metrics),
+            max_divergence=job.max_divergence,
+        ),
+        default=default,
+        seeds=seeds,
+        is_default_in_space=is_default_in_space,
+    )
+
+
+def _seeds(space: SearchSpace, strategies: list[Strategy]) -> tuple[tuple[Genome, ...], bool]:
+    """Return the genomes of the strategies that the space holds, and whether the first one is among them."""
+    genomes: list[Genome | None] = []
+    for strategy in strategies:
+        try:
+            genomes.append(space.genome_from_strategy(strategy))
+        except ValueError:
+            genomes.append(None)
+    return tuple(genome for genome in genomes if genome is not None), genomes[0] is not None

@@ -1,0 +1,322 @@
+"""The search space: genes of a profile, cut down to what can matter for a model; genome <-> code <-> strategy."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from ovquant.errors import ConfigError
+from ovquant.scopes import Operation, resolve
+from ovquant.strategy import NO_SCOPE, InferencePrecision, Strategy
+from ovquant.targets import Genes, Target
+
+Genome: TypeAlias = tuple[int, ...]
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gene:
+    """One free choice.
+
+    Attributes:
+        name: gene name, with a dot for a part of one (``smooth_quant_alphas.matmul``).
+        field: attribute of `Strategy` that it sets.
+        values: allowed values of that attribute.
+        labels: one printable, unique word per value.
+    """
+
+    name: str
+    field: str
+    values: tuple[Any, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def n_bits(self) -> int:
+        """Bits that hold an index into `values`."""
+        return max(1, (len(self.values) - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a space needs to know of model, data and device.
+
+    Attributes:
+        operations: the model's operations in topological order.
+        n_calibration: calibration items at hand.
+        own_precision: the float precision that the profile's compile properties give on the device.
+        device_precisions: the float precisions that the device offers.
+    """
+
+    operations: tuple[Operation, ...]
+    n_calibration: int
+    own_precision: InferencePrecision
+    device_precisions: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """All strategies that a search may try.
+
+    A genome is a tuple with one index per gene. Its code has one base-36 digit per gene. Several genomes may decode to the
+    same strategy; the canonical one has the smallest index in every gene.
+
+    Attributes:
+        genes: the free genes.
+        base: values of everything that is not free.
+        notes: what was dropped from the profile's genes and why, for the user.
+    """
+
+    genes: tuple[Gene, ...]
+    base: Strategy
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values per gene."""
+        return tuple(len(gene.values) for gene in self.genes)
+
+    @property
+    def n_genomes(self) -> int:
+        """Number of genomes; an upper bound of the number of strategies."""
+        product = 1
+        for size in self.sizes:
+            product *= size
+        return product
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of genes and base."""
+        content = [[gene.name, [repr(value) for value in gene.values]] for gene in self.genes]
+        text = json.dumps([content, self.base.as_dict()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def strategy_from_genome(self, genome: Genome) -> Strategy:
+        """Return the canonical strategy of a genome.
+
+        Raises:
+            ValueError: wrong length, or an index out of range.
+        """
+        self._check(genome)
+        chosen = {gene.field: gene.values[index] for gene, index in zip(self.genes, genome, strict=True)}
+        return dataclasses.replace(self.base, **chosen).canonical()
+
+    def genome_from_strategy(self, strategy: Strategy) -> Genome:
+        """Return the canonical genome of a strategy.
+
+        Raises:
+            ValueError: the space does not hold that strategy.
+        """
+        wanted = strategy.canonical()
+        genome = []
+        for gene in self.genes:
+            matches = (
+                index
+                for index, value in enumerate(gene.values)
+                if dataclasses.replace(wanted, **{gene.field: value}).canonical() == wanted
+            )
+            index = next(matches, None)
+            if index is None:
+                raise ValueError(f"{gene.name}={getattr(wanted, gene.field)!r} is not in this search space")
+            genome.append(index)
+        found = tuple(genome)
+        if self.strategy_from_genome(found) != wanted:
+            raise ValueError("the strategy differs from this search space in a gene that is not free")
+        return found
+
+    def canonical_genome(self, genome: Genome) -> Genome:
+        """Return the genome with the smallest indices that decodes to the same strategy."""
+        return self.genome_from_strategy(self.strategy_from_genome(genome))
+
+    def code_from_genome(self, genome: Genome) -> str:
+        """Return the printable code: one base-36 digit per gene (``-`` for a space without free genes)."""
+        self._check(genome)
+        return "".join(_DIGITS[index] for index in genome) or "-"
+
+    def genome_from_code(self, code: str) -> Genome:
+        """Return the genome of a code.
+
+        Raises:
+            ValueError: not a code of this space.
+        """
+        digits = "" if code == "-" else code
+        if any(digit not in _DIGITS for digit in digits):
+            raise ValueError(f"code {code!r}: only the digits 0-9 and a-z")
+        genome = tuple(_DIGITS.index(digit) for digit in digits)
+        self._check(genome)
+        return genome
+
+    def bits_from_genome(self, genome: Genome) -> str:
+        """Return the genome as a bit string, each gene in its fixed number of bits, most significant first."""
+        self._check(genome)
+        return "".join(format(index, f"0{gene.n_bits}b") for gene, index in zip(self.genes, genome, strict=True))
+
+    def genome_from_bits(self, bits: str) -> Genome:
+        """Return the genome of a bit string.
+
+        Raises:
+            ValueError: wrong length, other characters than 0 and 1, or a pattern that no value has.
+        """
+        expected = sum(gene.n_bits for gene in self.genes)
+        if len(bits) != expected or set(bits) - {"0", "1"}:
+            raise ValueError(f"expected {expected} bits, found {bits!r}")
+        genome, start = [], 0
+        for gene in self.genes:
+            genome.append(int(bits[start : start + gene.n_bits], 2))
+            start += gene.n_bits
+        self._check(tuple(genome))
+        return tuple(genome)
+
+    def encode(self, strategy: Strategy) -> str:
+        """Return the one code of a strategy.
+
+        Raises:
+            ValueError: the space does not hold that strategy.
+        """
+        return self.code_from_genome(self.genome_from_strategy(strategy))
+
+    def decode(self, code: str) -> Strategy:
+        """Return the one strategy of a code.
+
+        Raises:
+            ValueError: not a code of this space.
+        """
+        return self.strategy_from_genome(self.genome_from_code(code))
+
+    def genomes(self) -> Iterator[Genome]:
+        """Yield the canonical genomes, one per strategy, in lexicographic order."""
+        for genome in itertools.product(*(range(size) for size in self.sizes)):
+            if self.canonical_genome(genome) == genome:
+                yield genome
+
+    def labels(self, genome: Genome) -> dict[str, str]:
+        """Return gene name -> label of the chosen value."""
+        return {gene.name: gene.labels[index] for gene, index in zip(self.genes, genome, strict=True)}
+
+    def genome_from_labels(self, labels: dict[str, str]) -> Genome:
+        """Return the genome that `labels` describes (the reverse of that method)."""
+        return tuple(gene.labels.index(labels[gene.name]) for gene in self.genes)
+
+    def _check(self, genome: Genome) -> None:
+        if len(genome) != len(self.genes):
+            raise ValueError(f"expected {len(self.genes)} genes, found {len(genome)}")
+        for gene, index in zip(self.genes, genome, strict=True):
+            if not 0 <= index < len(gene.values):
+                raise ValueError(f"{gene.name}: index {index} is not in 0..{len(gene.values) - 1}")
+
+
+def nncf_default(target: Target, facts: ModelFacts, **arguments: Any) -> Strategy:
+    """Return what `nncf.quantize` does when it is given nothing but model and data, at the profile's own precision.
+
+    Args:
+        target: the profile; its NNCF target device is kept.
+        facts: of model, data and device.
+        arguments: attributes of `Strategy` that are given to NNCF all the same, e.g. the model type.
+    """
+    default = Strategy(inference_precision=facts.own_precision, target_device=target.nncf_target_device, **arguments)
+    return dataclasses.replace(default, subset_size=min(default.subset_size, facts.n_calibration)).canonical()
+
+
+def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
+    """Return the space of a profile for one model.
+
+    Raises:
+        ConfigError: a gene has no value left.
+    """
+    notes: list[str] = []
+    genes = target.genes
+    columns: list[tuple[str, str, list[tuple[str, Any]]]] = []
+    for name in ("preset", "model_type", "fast_bias_correction", "disable_bias_correction", "overflow_fix"):
+        columns.append((name, name, _labelled(getattr(genes, name))))
+    columns.append(("activations_range_estimator",) * 2 + (_labelled(genes.activations_range_estimator),))
+    columns.append(("subset_size", "subset_size", _subset_sizes(genes, facts.n_calibration, notes)))
+    columns.append(("ignored_scope", "ignored_scope", _scopes(genes, facts.operations, notes)))
+    for part, types in (("matmul", {"MatMul"}), ("convolution", {"Convolution"})):
+        values = _alphas(genes, part, types, facts.operations, notes)
+        columns.append((f"smooth_quant_alphas.{part}", f"smooth_quant_alpha_{part}", values))
+    columns.append(("inference_precision", "inference_precision", _precisions(genes, facts, notes)))
+
+    base = Strategy(inference_precision=facts.own_precision, target_device=target.nncf_target_device)
+    free: list[Gene] = []
+    for name, field, values in columns:
+        if len(values) == 1:
+            base = dataclasses.replace(base, **{field: values[0][1]})
+        elif values:
+            free.append(
+                Gene(
+                    name=name,
+                    field=field,
+                    values=tuple(v for _, v in values),
+                    labels=tuple(label for label, _ in values),
+                )
+            )
+    base = dataclasses.replace(base, subset_size=min(base.subset_size, facts.n_calibration))
+    return SearchSpace(genes=tuple(free), base=base, notes=tuple(notes))
+
+
+def _labelled(values: Sequence[Any] | None) -> list[tuple[str, Any]]:
+    return [(_label(value), value) for value in values or ()]
+
+
+def _label(value: Any) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _subset_sizes(genes: Genes, n_calibration: int, notes: list[str]) -> list[tuple[str, Any]]:
+    values = genes.subset_size or ()
+    kept = sorted({min(value, n_calibration) for value in values})
+    too_large = [value for value in values if value > n_calibration]
+    if too_large:
+        notes.append(f"subset_size {', '.join(map(str, too_large))} -> {n_calibration}: that many calibration items are at hand")
+    return _labelled(kept)
+
+
+def _scopes(genes: Genes, operations: Sequence[Operation], notes: list[str]) -> list[tuple[str, Any]]:
+    kept: list[tuple[str, Any]] = []
+    seen: dict[tuple[str, ...], str] = {}
+    for name, selector in (genes.ignored_scope or {}).items():
+        names = resolve(selector, operations)
+        if not names and not selector.is_empty:
+            notes.append(f"ignored_scope {name!r} dropped: it matches nothing in this model")
+        elif names in seen:
+            notes.append(f"ignored_scope {name!r} dropped: same operations as {seen[names]!r}")
+        else:
+            seen[names] = name
+            kept.append((name, NO_SCOPE if selector.is_empty else selector.canonical()))
+    if genes.ignored_scope and not kept:
+        raise ConfigError(
+            "target genes.ignored_scope: no choice matches anything in this model; add a choice with an empty mapping {} "
+            "to allow ignoring nothing"
+        )
+    return kept
+
+
+def _alphas(genes: Genes, part: str, types: set[str], operations: Sequence[Operation], notes: list[str]) -> list[tuple[str, Any]]:
+    values: Sequence[float] | None = getattr(genes.smooth_quant_alphas, part, None)
+    if values is None:
+        return []
+    if not any(operation.type in types for operation in operations):
+        notes.append(f"smooth_quant_alphas.{part} dropped: the model has no {' or '.join(sorted(types))}")
+        return []
+    return _labelled(list(dict.fromkeys(float(value) if value >= 0 else -1.0 for value in values)))
+
+
+def _precisions(genes: Genes, facts: ModelFacts, notes: list[str]) -> list[tuple[str, Any]]:
+    values = genes.inference_precision or ()
+    kept = [value for value in values if value in facts.device_precisions]
+    dropped = [value for value in values if value not in facts.device_precisions]
+    if dropped:
+        notes.append(f"inference_precision {', '.join(dropped)} dropped: the device does not offer it")
+    if values and not kept:
+        raise ConfigError(
+            f"target genes.inference_precision: the device offers {', '.join(sorted(facts.device_precisions))}, "
+            f"the target allows {', '.join(values)}"
+        )
+    return _labelled(kept)

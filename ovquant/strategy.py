@@ -1,0 +1,147 @@
+"""A quantization strategy in NNCF's own words, its canonical form and its digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from ovquant.configfile import FileModel
+
+Preset: TypeAlias = Literal["performance", "mixed"]
+ModelType: TypeAlias = Literal["transformer"]
+OverflowFix: TypeAlias = Literal["enable", "first_layer_only", "disable"]
+RangeEstimator: TypeAlias = Literal[
+    "MINMAX", "MEAN_MINMAX", "MEDIAN_MINMAX", "MEAN_NO_OUTLIERS_MINMAX", "MEAN_QUANTILE", "HISTOGRAM"
+]
+InferencePrecision: TypeAlias = Literal["f32", "bf16", "f16"]
+NncfTargetDevice: TypeAlias = Literal["ANY", "CPU", "GPU", "NPU", "CPU_SPR"]
+ScopeRole: TypeAlias = Literal["first_convolution", "last_matmul", "depthwise", "normalization"]
+
+# Defaults of `nncf.quantize`, NNCF 3.4 (nncf.quantization.advanced_parameters, algorithms.min_max).
+DEFAULT_SUBSET_SIZE = 300
+DEFAULT_OVERFLOW_FIX: OverflowFix = "first_layer_only"
+DEFAULT_ALPHA_MATMUL = 0.95
+DEFAULT_ALPHA_CONVOLUTION = -1.0
+
+
+class ScopeSelector(FileModel):
+    """Which operations stay in float: the union of all that its lists select.
+
+    Attributes:
+        types: OpenVINO operation types, e.g. ``Multiply``.
+        patterns: regular expressions, matched from the start of operation names (as NNCF does).
+        names: full operation names.
+        roles: structural roles, see `ovquant.scopes`.
+    """
+
+    types: tuple[str, ...] = Field(default=(), description="OpenVINO operation types, e.g. Multiply")
+    patterns: tuple[str, ...] = Field(default=(), description="regular expressions on operation names")
+    names: tuple[str, ...] = Field(default=(), description="operation names")
+    roles: tuple[ScopeRole, ...] = Field(default=(), description="structural roles")
+
+    @property
+    def is_empty(self) -> bool:
+        """True if it selects nothing in any model."""
+        return not (self.types or self.patterns or self.names or self.roles)
+
+    def canonical(self) -> ScopeSelector:
+        """Return the same selector with sorted lists that hold nothing twice."""
+        return ScopeSelector(
+            types=tuple(sorted(set(self.types))),
+            patterns=tuple(sorted(set(self.patterns))),
+            names=tuple(sorted(set(self.names))),
+            roles=tuple(sorted(set(self.roles))),
+        )
+
+
+NO_SCOPE = ScopeSelector()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """Arguments of one `nncf.quantize` call, and the precision that the result is run with.
+
+    Attributes:
+        preset: None is NNCF's default: ``mixed`` for transformers, else ``performance``.
+        model_type: ``transformer`` or None.
+        subset_size: number of calibration samples.
+        fast_bias_correction: False selects the accurate and slow algorithm.
+        disable_bias_correction: True skips bias correction altogether.
+        ignored_scope: operations left in float.
+        overflow_fix: None is NNCF's default.
+        activations_range_estimator: name in ``nncf.quantization.range_estimator.RangeEstimatorParametersSet``;
+            None is NNCF's default.
+        smooth_quant_alpha_matmul: in 0..1, negative switches it off. Has an effect on transformers only.
+        smooth_quant_alpha_convolution: likewise.
+        inference_precision: the compile property ``INFERENCE_PRECISION_HINT`` of the quantized model.
+        target_device: NNCF target device.
+    """
+
+    preset: Preset | None = None
+    model_type: ModelType | None = None
+    subset_size: int = DEFAULT_SUBSET_SIZE
+    fast_bias_correction: bool = True
+    disable_bias_correction: bool = False
+    ignored_scope: ScopeSelector = NO_SCOPE
+    overflow_fix: OverflowFix | None = None
+    activations_range_estimator: RangeEstimator | None = None
+    smooth_quant_alpha_matmul: float = DEFAULT_ALPHA_MATMUL
+    smooth_quant_alpha_convolution: float = DEFAULT_ALPHA_CONVOLUTION
+    inference_precision: InferencePrecision = "f32"
+    target_device: NncfTargetDevice = "ANY"
+
+    def canonical(self) -> Strategy:
+        """Return the representative of all strategies that give the same model.
+
+        Genes without effect collapse to NNCF's default: fast bias correction where bias correction is off, SmoothQuant
+        where the model type is not transformer (nncf create_ptq_pipeline), negative alphas to -1, and defaults that
+        NNCF resolves itself (preset, overflow fix) to what it resolves them to. For 8 bits NNCF treats GPU and NPU as
+        CPU, and ANY like CPU.
+        """
+        is_transformer = self.model_type == "transformer"
+        preset: Preset = self.preset or ("mixed" if is_transformer else "performance")
+        return dataclasses.replace(
+            self,
+            preset=preset,
+            fast_bias_correction=self.fast_bias_correction or self.disable_bias_correction,
+            ignored_scope=self.ignored_scope.canonical(),
+            overflow_fix=self.overflow_fix or DEFAULT_OVERFLOW_FIX,
+            smooth_quant_alpha_matmul=_alpha(self.smooth_quant_alpha_matmul) if is_transformer else DEFAULT_ALPHA_MATMUL,
+            smooth_quant_alpha_convolution=(
+                _alpha(self.smooth_quant_alpha_convolution) if is_transformer else DEFAULT_ALPHA_CONVOLUTION
+            ),
+            target_device="CPU_SPR" if self.target_device == "CPU_SPR" else "ANY",
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the strategy as plain JSON values, one key per attribute."""
+        content = dataclasses.asdict(self)
+        content["ignored_scope"] = self.ignored_scope.model_dump(mode="json", exclude_defaults=True)
+        return content
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the canonical form; equal for equal models."""
+        text = json.dumps(self.canonical().as_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def describe(self) -> str:
+        """Return what differs from NNCF's default, for people: ``model_type=transformer, subset_size=100``."""
+        mine, default = self.canonical(), Strategy(model_type=self.model_type).canonical()
+        parts = [] if self.model_type is None else [f"model_type={self.model_type}"]
+        for field in dataclasses.fields(Strategy):
+            value = getattr(mine, field.name)
+            if field.name in {"model_type", "target_device"} or value == getattr(default, field.name):
+                continue
+            if isinstance(value, ScopeSelector):
+                value = "+".join([*value.roles, *value.types, *value.patterns, *value.names])
+            parts.append(f"{field.name}={value}")
+        return ", ".join(parts) or "NNCF default"
+
+
+def _alpha(value: float) -> float:
+    return float(value) if value >= 0 else -1.0

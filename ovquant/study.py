@@ -1,0 +1,209 @@
+"""The durable study: an Optuna study in SQLite, asked for proposals and told outcomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ovquant.errors import OutputError, first_line
+from ovquant.objectives import Rules
+from ovquant.records import (
+    Evaluation,
+    Failure,
+    Outcome,
+    Role,
+    Trial,
+    outcome_from_json,
+    outcome_to_json,
+    strategy_from_json,
+)
+from ovquant.sampler import GeneticSampler, generation_of, is_abandoned
+from ovquant.space import Genome, SearchSpace
+from ovquant.strategy import Strategy
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+_NAME = "ovquant"
+_FINGERPRINT = "fingerprint"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A strategy to evaluate.
+
+    Attributes:
+        number: of the trial.
+        generation: it belongs to.
+        genome: canonical.
+        strategy: what the genome decodes to.
+        parents: trial numbers.
+    """
+
+    number: int
+    generation: int
+    genome: Genome
+    strategy: Strategy
+    parents: tuple[int, ...]
+
+
+class Study:
+    """Trials of one search, kept in a SQLite file."""
+
+    def __init__(
+        self, path: Path, *, rules: Rules, space: SearchSpace, seeds: Sequence[Genome], seed: int, population: int
+    ) -> None:
+        """Open the study at `path`, or create it.
+
+        Trials that a stopped process left running are closed; they count as never asked for.
+        """
+        self._space = space
+        self._rules = rules
+        self._sampler = GeneticSampler(space=space, seeds=seeds, seed=seed, population_size=population, minimized=rules.minimized)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                study_name=_NAME,
+                storage=f"sqlite:///{path}",
+                directions=list(rules.directions),
+                sampler=self._sampler,
+                load_if_exists=True,
+            )
+        self._asked: dict[int, optuna.Trial] = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def set_rules(self, rules: Rules) -> None:
+        """Use other limits from now on; objectives and directions stay as they are."""
+        self._rules = rules
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in force."""
+        return self._rules
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        """What the study was made of; None for a new one."""
+        found: dict[str, Any] | None = self._study.user_attrs.get(_FINGERPRINT)
+        return found
+
+    def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
+        """Record what the study is made of."""
+        self._study.set_user_attr(_FINGERPRINT, fingerprint)
+
+    def ask(self) -> Proposal:
+        """Return the next proposal.
+
+        Raises:
+            LookupError: every strategy of the space was tried.
+        """
+        trial = self._study.ask()
+        for gene in self._space.genes:
+            trial.suggest_categorical(gene.name, gene.labels)
+        child, parents = self._sampler.last_child, tuple(self._sampler.last_parents)
+        generation = self._sampler.last_generation
+        strategy = self._space.strategy_from_genome(child.genome)
+        trial.set_user_attr("code", self._space.code_from_genome(child.genome))
+        trial.set_user_attr("strategy", strategy.as_dict())
+        trial.set_user_attr("parents", list(parents))
+        self._asked[trial.number] = trial
+        return Proposal(number=trial.number, generation=generation, genome=child.genome, strategy=strategy, parents=parents)
+
+    def n_missing(self) -> int:
+        """Return how many members the current generation lacks."""
+        size = self._sampler.population_size or 1
+        generations = [trial.generation for trial in self.trials() if not isinstance(trial.outcome, Failure)]
+        members = [generation for generation in generations if generation is not None]
+        return size - members.count(max(members, default=0)) % size
+
+    def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
+        """Record what came of a proposal."""
+        trial = self._asked.pop(proposal.number)
+        for key, value in self._attributes(outcome, role).items():
+            trial.set_user_attr(key, value)
+        if isinstance(outcome, Failure):
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, self._rules.values(outcome))
+        return self.trial(proposal.number)
+
+    def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
+        """Record a trial that is no member of the population: the float model, or a strategy outside of the space."""
+        attributes = self._attributes(outcome, role)
+        if strategy is not None:
+            attributes["strategy"] = strategy.as_dict()
+        self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
+        return self.trials()[-1]
+
+    def _attributes(self, outcome: Outcome, role: Role) -> dict[str, Any]:
+        attributes: dict[str, Any] = {"role": role, "outcome": outcome_to_json(outcome)}
+        if isinstance(outcome, Evaluation):
+            attributes["violation"] = self._rules.violation(outcome)
+            attributes["fitness"] = self._rules.fitness(outcome)
+        return attributes
+
+    def trials(self) -> list[Trial]:
+        """Return the settled trials in the order of their numbers."""
+        return [_trial(t) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
+
+    def trial(self, number: int) -> Trial:
+        """Return one settled trial.
+
+        Raises:
+            KeyError: no such trial.
+        """
+        for trial in self.trials():
+            if trial.number == number:
+                return trial
+        raise KeyError(number)
+
+
+def _trial(frozen: FrozenTrial) -> Trial:
+    attributes = frozen.user_attrs
+    content = attributes.get("strategy")
+    return Trial(
+        number=frozen.number,
+        role=attributes["role"],
+        generation=generation_of(frozen),
+        parents=tuple(attributes.get("parents", ())),
+        code=attributes.get("code"),
+        strategy=None if content is None else strategy_from_json(content),
+        outcome=outcome_from_json(attributes["outcome"]),
+        objectives=tuple(frozen.values) if frozen.values is not None else None,
+        violation=attributes.get("violation"),
+        fitness=attributes.get("fitness"),
+    )
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """Return the settled trials of a study file, for readers; nothing is changed.
+
+    Raises:
+        OutputError: no study there, or it cannot be read.
+    """
+    study = _load(path)
+    return [_trial(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
+
+
+def read_fingerprint(path: Path) -> dict[str, Any] | None:
+    """Return what a study file was made of; None if it was stopped before that was recorded.
+
+    Raises:
+        OutputError: as `read_trials`.
+    """
+    found: dict[str, Any] | None = _load(path).user_attrs.get(_FINGERPRINT)
+    return found
+
+
+def _load(path: Path) -> optuna.Study:
+    if not path.is_file():
+        raise OutputError(f"{path}: no study there; give the output directory of a search")
+    try:
+        return optuna.load_study(study_name=_NAME, storage=f"sqlite:///{path}")
+    except Exception as error:
+        raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error

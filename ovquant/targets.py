@@ -1,0 +1,237 @@
+"""Target profiles: what a device is, how it is measured, and which genes may be searched for it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from ovquant.configfile import FILE_VERSION, FileModel, load
+from ovquant.errors import ConfigError, did_you_mean
+from ovquant.strategy import (
+    InferencePrecision,
+    ModelType,
+    NncfTargetDevice,
+    OverflowFix,
+    Preset,
+    RangeEstimator,
+    ScopeSelector,
+)
+
+ValueT = TypeVar("ValueT")
+MAX_VALUES_PER_GENE = 36
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _no_twins(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for index, value in enumerate(values):
+        if any(value == other and type(value) is type(other) for other in values[:index]):
+            raise ValueError(f"{value!r} is listed twice")
+    return values
+
+
+Allowed = Annotated[
+    tuple[ValueT, ...],
+    BeforeValidator(_as_list),
+    Field(min_length=1, max_length=MAX_VALUES_PER_GENE),
+]
+Alpha = Annotated[float, Field(ge=-1, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class SmoothQuantGenes(FileModel):
+    """Allowed SmoothQuant alphas; NNCF applies them to transformers only, a negative value switches off."""
+
+    matmul: Allowed[Alpha] | None = None
+    convolution: Allowed[Alpha] | None = None
+
+
+class Genes(FileModel):
+    """Allowed values of each gene, under NNCF's own names. An absent gene stays at NNCF's default, one value pins it."""
+
+    preset: Allowed[Preset | None] | None = Field(None, description="quantization preset; null is NNCF's default")
+    model_type: Allowed[ModelType | None] | None = Field(None, description="null or transformer")
+    subset_size: Allowed[PositiveInt] | None = Field(None, description="number of calibration samples")
+    fast_bias_correction: Allowed[bool] | None = Field(None, description="false is the accurate, slow algorithm")
+    disable_bias_correction: Allowed[bool] | None = None
+    ignored_scope: dict[str, ScopeSelector] | None = Field(
+        None, description="named choices of operations that stay in float; an empty mapping {} ignores nothing"
+    )
+    overflow_fix: Allowed[OverflowFix | None] | None = Field(None, description="matters on CPUs without VNNI only")
+    activations_range_estimator: Allowed[RangeEstimator | None] | None = Field(
+        None, description="a name from NNCF's RangeEstimatorParametersSet; null is NNCF's default"
+    )
+    smooth_quant_alphas: SmoothQuantGenes | None = None
+    inference_precision: Allowed[InferencePrecision] | None = Field(
+        None, description="OpenVINO's INFERENCE_PRECISION_HINT for what is left in float; wins over compile_properties"
+    )
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> Genes:
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if isinstance(values, tuple):
+                try:
+                    _no_twins(values)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        if self.ignored_scope is not None and not 1 <= len(self.ignored_scope) <= MAX_VALUES_PER_GENE:
+            raise ValueError(f"ignored_scope: 1 to {MAX_VALUES_PER_GENE} choices, found {len(self.ignored_scope)}")
+        return self
+
+
+class MeasurementPlan(FileModel):
+    """How one interleaved latency measurement is taken.
+
+    Attributes:
+        visits: how often each model gets a burst of inferences; the interval is taken over visits.
+        burst: inferences per burst at most; slow models get shorter bursts to stay within `seconds`.
+        discard: inferences at the start of each burst that are not counted (caches are cold after a switch).
+        seconds: time limit per measured model.
+    """
+
+    visits: Annotated[int, Field(ge=6, le=10_000)] = 12
+    burst: Annotated[int, Field(ge=4, le=10_000)] = 25
+    discard: Annotated[int, Field(ge=0, le=1_000)] = 5
+    seconds: Annotated[float, Field(gt=0, le=3_600)] = 1.0
+
+    @model_validator(mode="after")
+    def _check_burst(self) -> MeasurementPlan:
+        if self.discard >= self.burst:
+            raise ValueError(f"discard ({self.discard}) must be less than burst ({self.burst})")
+        return self
+
+
+class Measurement(FileModel):
+    """The plan during the search (to rank) and the plan for the final table."""
+
+    ranking: MeasurementPlan = MeasurementPlan()
+    verdict: MeasurementPlan = MeasurementPlan(visits=20, seconds=3.0)
+
+
+class Requirements(FileModel):
+    """What the device must be for measurements on it to mean anything for this target.
+
+    Attributes:
+        cpu_flags_any: at least one of these CPU flags (as in /proc/cpuinfo) must be there.
+        cpu_flags_none: none of these CPU flags may be there.
+        capabilities: entries of OpenVINO's OPTIMIZATION_CAPABILITIES that must be there.
+    """
+
+    cpu_flags_any: tuple[str, ...] = ()
+    cpu_flags_none: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+
+class Target(FileModel):
+    """A target profile."""
+
+    version: Literal[1] = Field(description="version of the profile format")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    description: str = ""
+    device: Annotated[str, Field(min_length=1, description="OpenVINO device, e.g. CPU, GPU, GPU.1, NPU")]
+    nncf_target_device: NncfTargetDevice = "ANY"
+    compile_properties: dict[str, str | int | float | bool] = Field(
+        default={"PERFORMANCE_HINT": "LATENCY"},
+        description="OpenVINO properties that the timed models are compiled with",
+    )
+    measurement: Measurement = Measurement()
+    requirements: Requirements = Requirements()
+    genes: Genes = Genes()
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> Target:
+        value = self.compile_properties.get("INFERENCE_PRECISION_HINT")
+        if value is not None and value not in {"f32", "bf16", "f16"}:
+            raise ValueError(f"compile_properties.INFERENCE_PRECISION_HINT: f32, bf16 or f16, found {value!r}")
+        return self
+
+
+assert FILE_VERSION == 1  # the Literal of `Target.version`
+
+
+def profiles_dir() -> Path:
+    """Return the directory of the shipped profiles: inside the package, or beside it in a checkout."""
+    packaged = Path(str(importlib.resources.files("ovquant"))) / "_targets"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "targets"
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the shipped profiles, sorted."""
+    return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
+
+
+def find_target(name_or_path: str) -> Path:
+    """Return the file of a shipped profile's name, or the user's own file.
+
+    Raises:
+        ConfigError: neither a shipped name nor a file.
+    """
+    if name_or_path in shipped_names():
+        return profiles_dir() / f"{name_or_path}.yaml"
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path
+    raise ConfigError(
+        f"target {name_or_path!r}: no such profile{did_you_mean(name_or_path, shipped_names())}; "
+        f"shipped: {', '.join(shipped_names())}, or give the path of a YAML file"
+    )
+
+
+def load_target(name_or_path: str) -> Target:
+    """Return the profile of that name or file.
+
+    Raises:
+        ConfigError: no such profile, or faults in it.
+    """
+    return load(Target, find_target(name_or_path), "target")
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of profiles, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Target.model_json_schema(mode="validation")}
+    _allow_scalars(schema)
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _allow_scalars(node: Any) -> None:
+    """Let a gene be written as one value instead of a list of one, as the reader does."""
+    for gene in [
+        *node["$defs"]["Genes"]["properties"].values(),
+        *node["$defs"]["SmoothQuantGenes"]["properties"].values(),
+    ]:
+        for branch in list(gene.get("anyOf", [])):
+            if branch.get("type") == "array":
+                gene["anyOf"].append(branch["items"])
+
+
+def to_yaml(model: FileModel) -> str:
+    """Return a file model as YAML, without keys that are at their default."""
+    return yaml.safe_dump(model.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=110)
+
+
+def list_targets(write: Callable[[str], None]) -> dict[str, Any]:
+    """Write a line per shipped profile and return the same as JSON values."""
+    targets = [load_target(name) for name in shipped_names()]
+    for target in targets:
+        write(f"{target.name:10s} {target.device:5s} {target.description}")
+    return {"targets": [{"name": t.name, "device": t.device, "description": t.description} for t in targets]}
+
+
+def show_target(name: str, write: Callable[[str], None]) -> dict[str, Any]:
+    """Write a profile's file and return its content as JSON values.
+
+    Raises:
+        ConfigError: no such profile, or faults in it.
+    """
+    target = load_target(name)
+    write(find_target(name).read_text(encoding="utf-8").rstrip())
+    return target.model_dump(mode="json")
