@@ -30,11 +30,11 @@ from ovquant.latency import SystemClock
 from ovquant.protocols import Executor
 from ovquant.recipe import Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
-from ovquant.search import StopReason, eligible, run_search
+from ovquant.search import StopReason, eligible, meeting, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
 from ovquant.study import Study, read_fingerprint, read_trials
-from ovquant.targets import load_target, to_yaml
+from ovquant.targets import Target, load_target, to_yaml
 from ovquant.verdict import Row, Verdict, describe
 
 BEST = "best"
@@ -131,6 +131,8 @@ def _announce(session: Session, console: Console, n_before: int) -> None:
     )
     for note in (*space.notes, *session.device.notes):
         console.warn(note)
+    if not session.job.metrics and workbench.samples.labels("validation") is not None:
+        console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
     if n_before:
         console.info(f"continuing a study of {n_before} trials")
 
@@ -139,11 +141,14 @@ def _decide(session: Session, study: Study, executor: Executor, reason: StopReas
     trials = study.trials()
     rules = study.rules
     candidates = eligible(trials, session.is_default_in_space)
-    finalists = selection.finalists(candidates, rules)
+    if reason == "stop_at met":
+        finalists = meeting(candidates, session.job.stop_at, rules)[:1]
+    else:
+        finalists = selection.finalists(candidates, rules)
     if not finalists:
         _refuse(session, trials, candidates, reason)
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
-    return verdict.decide(session.bench, executor, rules, finalists, default, session.workbench.own_precision)
+    return verdict.decide(session.bench, executor, session.rules, finalists, default, session.workbench.own_precision)
 
 
 def _refuse(session: Session, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> None:
@@ -290,7 +295,7 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
     export.require_free(directory)
     recipe = load(Recipe, recipe_path, "recipe")
     strategy = recipe.strategy.strategy()
-    target = load_target("cpu").model_copy(update={"compile_properties": {}, "device": "CPU"})
+    target = Target(version=1, name="replay", device="CPU", compile_properties={})  # NNCF calibrates on the CPU
     folder = directory.with_name(directory.name + ".models")
     bench = BenchSpec(
         model=str(model),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.status import Status
@@ -67,38 +68,45 @@ class Console:
         self.rows(verdict.rows, caption)
 
     def rows(self, rows: Sequence[Row], caption: str) -> None:
-        """Write the table of models side by side."""
-        table = Table(caption=caption, caption_justify="left", title_justify="left")
-        table.add_column("model", overflow="fold")
+        """Write the table of models side by side, and below it what each of them is."""
+        has_judgement = any(row.judgement for row in rows)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("model")
         for result in rows[0].evaluation.metrics:
-            table.add_column(result.name, justify="right")
-            table.add_column("drop [95 %]", justify="right")
+            table.add_column(escape(result.name), justify="right")
+            table.add_column("drop [95 %]".replace("[", "\\["), justify="right")
         for column in ("divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"):
-            table.add_column(column, justify="right")
-        if any(row.judgement for row in rows):
+            table.add_column(column.replace("[", "\\["), justify="right")
+        if has_judgement:
             table.add_column("holdout says")
         for row in rows:
-            table.add_row(*_cells(row, any(other.judgement for other in rows)))
+            table.add_row(*map(escape, _cells(row, has_judgement)))
         self._rich.print(table)
+        for row in rows:
+            self.result(f"{row_name(row)}: {row.description}")
+        self.result(caption)
+
+
+def row_name(row: Row) -> str:
+    """Return how a row is called."""
+    return row.name if row.trial is None else f"{row.name} (trial {row.trial})"
 
 
 def _cells(row: Row, has_judgement: bool) -> list[str]:
-    number = "" if row.trial is None else f" (trial {row.trial})"
+    is_reference = row.name == "reference"
     evaluation = row.evaluation
-    cells = [escape(f"{row.name}{number}: {row.description}")]
+    cells = [row_name(row)]
     for result in evaluation.metrics:
-        cells.append(f"{result.value:.4f}")
         interval = f" {_range(result.drop.low, result.drop.high, '+.4f')}" if result.has_interval else ""
-        cells.append(f"{result.drop.value:+.4f}{escape(interval)}")
-    divergence = evaluation.divergence
-    cells.append(f"{divergence.value:.4g} {escape(_range(divergence.low, divergence.high, '.3g'))}")
-    cells.append(f"{row.latency.median_ms:.3f}")
-    speedup = row.latency.speedup
-    cells.append(f"{speedup.value:.2f}x {escape(_range(speedup.low, speedup.high, '.2f'))}")
-    cells.append(f"{evaluation.size_bytes / 1000:.0f}")
-    if has_judgement:
-        cells.append(row.judgement or "")
-    return cells
+        cells += [f"{result.value:.4f}", "-" if is_reference else f"{result.drop.value:+.4f}{interval}"]
+    divergence, speedup = evaluation.divergence, row.latency.speedup
+    cells += [
+        "-" if is_reference else f"{divergence.value:.3g} {_range(divergence.low, divergence.high, '.2g')}",
+        f"{row.latency.median_ms:.3f}",
+        "1" if row.name == "baseline" else f"{speedup.value:.2f}x {_range(speedup.low, speedup.high, '.2f')}",
+        f"{evaluation.size_bytes / 1000:.0f}",
+    ]
+    return [*cells, row.judgement or ""] if has_judgement else cells
 
 
 def _range(low: float, high: float, form: str) -> str:
@@ -154,10 +162,10 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
     """Return what the numbers of a table were measured on."""
     evaluation, latency = rows[0].evaluation, rows[0].latency
     threads = f", {latency.n_threads} threads" if latency.n_threads else ""
-    where = f"{evaluation.n_items} {evaluation.split} items"
-    parts = [
-        f"Metrics and divergence: {where}. Latency: median of {latency.n_visits} interleaved bursts on {device}{threads}; "
-        "speed-up over the baseline.",
-        *notes,
-    ]
-    return " ".join(parts)
+    return " ".join(
+        [
+            f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items. Latency: median of "
+            f"{latency.n_visits} bursts of each model, in turns, on {device}{threads}; speed-up over the baseline.",
+            *notes,
+        ]
+    )

@@ -129,3 +129,8 @@ def summarize(bursts: Bursts, baseline: Bursts, n_threads: int) -> Latency:
         bursts_ms=tuple(round(seconds * 1e3, 6) for seconds in bursts.medians_s),
         n_threads=n_threads,
     )
+
+
+def relative_speedup(latency: Latency, other: Latency) -> Interval:
+    """Return how many times as fast as `other` a model runs, both measured in the same visits."""
+    return median_interval([theirs / mine for mine, theirs in zip(latency.bursts_ms, other.bursts_ms, strict=True)])

@@ -177,7 +177,7 @@ class _Search:
         return by_trials if by_time is None else min(by_time, by_trials)
 
     def _stop_reason(self) -> StopReason | None:
-        if self._plan.stop_at is not None and any(self._meets(trial, self._plan.stop_at) for trial in self._eligible()):
+        if meeting(self._eligible(), self._plan.stop_at, self._rules):
             return "stop_at met"
         if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
             return "max_trials reached"
@@ -185,22 +185,20 @@ class _Search:
             return "budget used up"
         return None
 
-    def _meets(self, trial: Trial, stop_at: StopAt) -> bool:
-        return meets(trial, stop_at, self._rules)
-
 
 def eligible(trials: list[Trial], is_default_in_space: bool) -> list[Trial]:
     """Return the trials that may win: strategies that the target allows."""
     return [t for t in trials if t.strategy is not None and (is_default_in_space or t.role != "default")]
 
 
-def meets(trial: Trial, stop_at: StopAt, rules: Rules) -> bool:
-    """Return True if a trial is feasible and meets all that `stop_at` asks for, by point estimates."""
-    if not trial.is_feasible:
-        return False
-    evaluation = trial.evaluation
+def meeting(trials: list[Trial], stop_at: StopAt | None, rules: Rules) -> list[Trial]:
+    """Return the feasible trials that meet all that `stop_at` asks for, by point estimates; none if it is None."""
+    return [trial for trial in trials if stop_at is not None and trial.is_feasible and _meets(trial, stop_at, rules)]
+
+
+def _meets(trial: Trial, stop_at: StopAt, rules: Rules) -> bool:
     if stop_at.max_drop is not None:
-        result = evaluation.metrics[0]
+        result = trial.evaluation.metrics[0]
         if result.drop.value > stop_at.max_drop.limit(rules.reference(0, result)):
             return False
     if stop_at.min_speedup is not None and selection.latency_of(trial).speedup.value < stop_at.min_speedup:

@@ -26,6 +26,7 @@ DEFAULT_SUBSET_SIZE = 300
 DEFAULT_OVERFLOW_FIX: OverflowFix = "first_layer_only"
 DEFAULT_ALPHA_MATMUL = 0.95
 DEFAULT_ALPHA_CONVOLUTION = -1.0
+_DESCRIBED_APART = frozenset({"model_type", "inference_precision", "target_device"})
 
 
 class ScopeSelector(FileModel):
@@ -130,17 +131,19 @@ class Strategy:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def describe(self) -> str:
-        """Return what differs from NNCF's default, for people: ``model_type=transformer, subset_size=100``."""
+        """Return what differs from NNCF's default, for people: ``model_type=transformer, subset_size=100; bf16``."""
         mine, default = self.canonical(), Strategy(model_type=self.model_type).canonical()
         parts = [] if self.model_type is None else [f"model_type={self.model_type}"]
         for field in dataclasses.fields(Strategy):
             value = getattr(mine, field.name)
-            if field.name in {"model_type", "target_device"} or value == getattr(default, field.name):
+            if field.name in _DESCRIBED_APART or value == getattr(default, field.name):
                 continue
             if isinstance(value, ScopeSelector):
                 value = "+".join([*value.roles, *value.types, *value.patterns, *value.names])
+            elif isinstance(value, float):
+                value = f"{value:g}"
             parts.append(f"{field.name}={value}")
-        return ", ".join(parts) or "NNCF default"
+        return f"{', '.join(parts) or 'NNCF default'}; {self.inference_precision}"
 
 
 def _alpha(value: float) -> float:

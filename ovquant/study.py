@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ class Study:
         Raises:
             LookupError: every strategy of the space was tried.
         """
+        with _storage_faults():
+            return self._ask()
+
+    def _ask(self) -> Proposal:
         trial = self._study.ask()
         for gene in self._space.genes:
             trial.suggest_categorical(gene.name, gene.labels)
@@ -124,12 +129,13 @@ class Study:
     def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
         """Record what came of a proposal."""
         trial = self._asked.pop(proposal.number)
-        for key, value in self._attributes(outcome, role).items():
-            trial.set_user_attr(key, value)
-        if isinstance(outcome, Failure):
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(trial, self._rules.values(outcome))
+        with _storage_faults():
+            for key, value in self._attributes(outcome, role).items():
+                trial.set_user_attr(key, value)
+            if isinstance(outcome, Failure):
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, self._rules.values(outcome))
         return self.trial(proposal.number)
 
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
@@ -137,7 +143,8 @@ class Study:
         attributes = self._attributes(outcome, role)
         if strategy is not None:
             attributes["strategy"] = strategy.as_dict()
-        self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
+        with _storage_faults():
+            self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
         return self.trials()[-1]
 
     def _attributes(self, outcome: Outcome, role: Role) -> dict[str, Any]:
@@ -178,6 +185,16 @@ def _trial(frozen: FrozenTrial) -> Trial:
         violation=attributes.get("violation"),
         fitness=attributes.get("fitness"),
     )
+
+
+@contextlib.contextmanager
+def _storage_faults() -> Iterator[None]:
+    """Turn what the database raises (no space left, locked, read-only) into one message."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        cause = first_line(error.__cause__ or error)
+        raise OutputError(f"the study cannot be written: {cause}; trials recorded before are kept") from error
 
 
 def read_trials(path: Path) -> list[Trial]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from ovquant import selection
 from ovquant.evaluation import BenchSpec, ComparisonTask, Task
+from ovquant.latency import relative_speedup
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, Subject, Trial
@@ -95,7 +96,8 @@ def decide(
     Args:
         bench: what was searched on.
         executor: where to measure.
-        rules: objectives and constraints, with the limits that were in force.
+        rules: objectives and constraints. A limit on divergence that was NNCF's default's on validation items must be left
+            out: on the holdout it is NNCF's default's there.
         finalists: at most three feasible trials, at least one.
         default: NNCF's default, None if it failed.
         own_precision: of the baseline.
@@ -103,44 +105,54 @@ def decide(
     Raises:
         RuntimeError: a model that could be measured before cannot be measured any more.
     """
+    subjects = _subjects(finalists, default, own_precision)
+    latencies = _compare(bench, executor, subjects)
+    ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
+    evaluations = {name: _on_holdout(bench, executor, subject) for name, subject in subjects.items()}
+    if default is not None and not rules.metrics and rules.max_divergence is None:
+        limit = evaluations[_key(default)].divergence.value
+        rules = dataclasses.replace(rules, max_divergence=limit)
+
+    def judged(trial: Trial) -> Judgement:
+        is_own_limit = default is not None and trial.number == default.number and not rules.metrics
+        return "confirmed" if is_own_limit else judge(evaluations[_key(trial)], rules)
+
+    winner = next((trial for trial in ordered if judged(trial) != "refuted"), ordered[0])
+    lines: list[tuple[str, str, Trial | None]] = [("reference", "reference", None), ("baseline", "baseline", None)]
+    if default is not None:
+        lines.append(("NNCF default", _key(default), default))
+    lines.append(("winner", _key(winner), winner))
+    lines.extend(("finalist", _key(trial), trial) for trial in ordered if trial.number != winner.number)
+    rows = {
+        (name, key): Row(
+            name=name,
+            description=describe(subjects[key]),
+            trial=None if trial is None else trial.number,
+            evaluation=evaluations[key],
+            latency=latencies[key],
+            judgement=judged(trial) if trial is not None and name in {"winner", "finalist"} else None,
+        )
+        for name, key, trial in lines
+    }
+    table = tuple(rows.values())
+    sentences, is_worth_it = words(table, rules)
+    return Verdict(rows=table, winner=winner.number, judgement=judged(winner), is_worth_it=is_worth_it, sentences=sentences)
+
+
+def _key(trial: Trial) -> str:
+    return str(trial.number)
+
+
+def _subjects(finalists: Sequence[Trial], default: Trial | None, own_precision: InferencePrecision) -> dict[str, Subject]:
+    """Return what is to be measured, the baseline first; nothing twice."""
     subjects: dict[str, Subject] = {
         "baseline": FloatModel(inference_precision=own_precision),
         "reference": FloatModel(inference_precision="f32"),
     }
-    if default is not None and default.strategy is not None:
-        subjects["NNCF default"] = default.strategy
-    for trial in finalists:
+    for trial in [*([default] if default is not None else []), *finalists]:
         if trial.strategy is not None:
-            subjects[str(trial.number)] = trial.strategy
-    latencies = _compare(bench, executor, subjects)
-    ordered = selection.order(finalists, [latencies[str(trial.number)] for trial in finalists], rules)
-
-    evaluations = {name: _on_holdout(bench, executor, subject) for name, subject in subjects.items()}
-    if default is not None and rules.max_divergence is not None and not rules.metrics:
-        limit = evaluations["NNCF default"].divergence.value
-        rules = dataclasses.replace(rules, max_divergence=max(rules.max_divergence, limit))
-    judgements = {trial.number: judge(evaluations[str(trial.number)], rules) for trial in ordered}
-    if default is not None and default.number in judgements and not rules.metrics:
-        judgements[default.number] = "confirmed"
-    winner = next((trial for trial in ordered if judgements[trial.number] != "refuted"), ordered[0])
-
-    rows = []
-    for name in ("reference", "baseline", "NNCF default"):
-        if name in subjects:
-            number = default.number if name == "NNCF default" and default is not None else None
-            rows.append(_row(name, subjects[name], number, evaluations[name], latencies[name], None))
-    for trial in [winner, *(t for t in ordered if t.number != winner.number)]:
-        key = str(trial.number)
-        name = "winner" if trial.number == winner.number else "finalist"
-        rows.append(_row(name, subjects[key], trial.number, evaluations[key], latencies[key], judgements[trial.number]))
-    chosen = next(row for row in rows if row.name == "winner")
-    return Verdict(
-        rows=tuple(rows),
-        winner=winner.number,
-        judgement=judgements[winner.number],
-        is_worth_it=chosen.latency.speedup.low > 1,
-        sentences=_sentences(rows, chosen, rules, own_precision),
-    )
+            subjects[_key(trial)] = trial.strategy
+    return subjects
 
 
 def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
@@ -184,75 +196,77 @@ def _on_holdout(bench: BenchSpec, executor: Executor, subject: Subject) -> Evalu
 def describe(subject: Subject) -> str:
     """Return what a subject is, for people."""
     if isinstance(subject, FloatModel):
-        return f"float model, {subject.inference_precision}"
+        return f"float model at {subject.inference_precision}"
     if isinstance(subject, Strategy):
         return subject.describe()
     return subject.path
 
 
-def _row(
-    name: str,
-    subject: Subject,
-    trial: int | None,
-    evaluation: Evaluation,
-    latency: Latency,
-    judgement: Judgement | None,
-) -> Row:
-    return Row(
-        name=name,
-        description=describe(subject),
-        trial=trial,
-        evaluation=evaluation,
-        latency=latency,
-        judgement=judgement,
-    )
+def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:
+    """Return the verdict in words, and whether quantization is worth it.
 
-
-def _sentences(rows: Sequence[Row], winner: Row, rules: Rules, own_precision: InferencePrecision) -> tuple[str, ...]:
+    The rival is the float model at the target's own precision, or at f32 where the former breaks the limits itself.
+    """
     by_name = {row.name: row for row in rows}
-    said = [_on_speed(winner, own_precision)]
-    said.extend(_on_metrics(winner, rules))
-    if rules.max_divergence is not None:
-        said.append(
-            f"Divergence {winner.evaluation.divergence.value:.4g} on {winner.evaluation.n_items} holdout items, "
-            f"limit {rules.max_divergence:.4g}: {_side(winner.evaluation.divergence, rules.max_divergence)}."
-        )
-    default = by_name.get("NNCF default")
+    winner, baseline, default = by_name["winner"], by_name["baseline"], by_name.get("NNCF default")
+    is_baseline_refuted = judge(baseline.evaluation, rules) == "refuted"
+    rival = by_name["reference"] if is_baseline_refuted else baseline
+    said = []
+    if is_baseline_refuted:
+        said.append(f"The {baseline.description} breaks the limits itself, so the rival is the {rival.description}.")
+    speedup = relative_speedup(winner.latency, rival.latency)
+    said.append(_on_speed(winner, rival, speedup))
+    said.extend(_on_limits(winner, rules))
     if default is not None and default.trial == winner.trial:
         said.append("It is NNCF's default: the search found nothing that is better by these rules.")
     elif default is not None:
-        ratio = default.evaluation.divergence.value / max(winner.evaluation.divergence.value, 1e-12)
-        speed = default.latency.ratio.value / winner.latency.ratio.value
-        said.append(f"Against NNCF's default: divergence {1 / max(ratio, 1e-12):.2g}x, speed {speed:.2f}x.")
+        said.append(_against_default(winner, default))
     if winner.judgement == "refuted":
         said.append("The holdout refutes every finalist: do not deploy it; allow a larger drop or give more validation data.")
-    return tuple(said)
+    return tuple(said), speedup.low > 1 and winner.judgement != "refuted"
 
 
-def _on_speed(winner: Row, own_precision: InferencePrecision) -> str:
-    speedup = winner.latency.speedup
+def _on_speed(winner: Row, rival: Row, speedup: Interval) -> str:
     measured = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
     if speedup.low > 1:
-        return f"Trial {winner.trial} runs {measured} as fast as the float model at {own_precision}."
+        return f"Trial {winner.trial} runs {measured} as fast as the {rival.description}."
     if speedup.high < 1:
         return (
-            f"Quantization is not worth it here: trial {winner.trial}, the best found, runs {measured} as fast as the float "
-            f"model at {own_precision}."
+            f"Quantization is not worth it here: trial {winner.trial}, the best found, runs {measured} as fast as the "
+            f"{rival.description}."
         )
     return (
-        f"Trial {winner.trial} cannot be told from the float model at {own_precision} by speed: {measured}. "
+        f"Trial {winner.trial} cannot be told from the {rival.description} by speed: {measured}. "
         "Quantization may not be worth it on this target."
     )
 
 
-def _on_metrics(winner: Row, rules: Rules) -> list[str]:
+def _on_limits(winner: Row, rules: Rules) -> list[str]:
+    evaluation = winner.evaluation
     said = []
-    for index, result in enumerate(winner.evaluation.metrics):
+    for index, result in enumerate(evaluation.metrics):
         limit = rules.limit(index, result)
         drop = f"{result.drop.value:+.4f} [{result.drop.low:+.4f}, {result.drop.high:+.4f}]"
-        text = f"{result.name} drops by {drop} on {winner.evaluation.n_items} holdout items"
+        text = f"{result.name} drops by {drop} on {evaluation.n_items} holdout items"
         if limit is not None:
             side = _side(result.drop, limit) if result.has_interval else "inconclusive"
-            text += f", limit {limit:.4f}: {side}"
+            text += f"; limit {limit:.4f}: {side}"
         said.append(text + ".")
+    if rules.max_divergence is not None:
+        divergence = evaluation.divergence
+        is_own = divergence.value == rules.max_divergence
+        side = "its own" if is_own else str(_side(divergence, rules.max_divergence))
+        said.append(
+            f"Divergence is {divergence.value:.3g} [{divergence.low:.3g}, {divergence.high:.3g}] on {evaluation.n_items} "
+            f"holdout items; limit {rules.max_divergence:.3g}: {side}."
+        )
     return said
+
+
+def _against_default(winner: Row, default: Row) -> str:
+    ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
+    speedup = relative_speedup(winner.latency, default.latency)
+    return (
+        f"Against NNCF's default: {ratio:.2g} times its divergence at {speedup.value:.2f}x "
+        f"[{speedup.low:.2f}, {speedup.high:.2f}] its speed."
+    )
