@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ovquant import console as shown
 from ovquant import export, runtime, selection, verdict
@@ -27,6 +27,7 @@ from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_
 from ovquant.executor import InProcessExecutor
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.latency import SystemClock
+from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.recipe import Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
@@ -58,8 +59,8 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
     try:
         reason = run_search(session.plan(), study, runner, SystemClock(), console.trial)
         console.stop()
-        console.info(f"Search ended: {reason}. Measuring finalists together, then on the holdout ...")
-        decision = _decide(session, study, runner, reason)
+        console.info(f"Search ended: {reason}.")
+        decision = _decide(session, study, runner, reason, console)
     except KeyboardInterrupt:
         raise InterruptedSearchError(_interrupted(output, study.trials())) from None
     finally:
@@ -137,7 +138,7 @@ def _announce(session: Session, console: Console, n_before: int) -> None:
         console.info(f"continuing a study of {n_before} trials")
 
 
-def _decide(session: Session, study: Study, executor: Executor, reason: StopReason) -> Verdict:
+def _decide(session: Session, study: Study, executor: Executor, reason: StopReason, console: Console) -> Verdict:
     trials = study.trials()
     rules = study.rules
     candidates = eligible(trials, session.is_default_in_space)
@@ -146,12 +147,13 @@ def _decide(session: Session, study: Study, executor: Executor, reason: StopReas
     else:
         finalists = selection.finalists(candidates, rules)
     if not finalists:
-        _refuse(session, trials, candidates, reason)
+        _refuse(session, rules, trials, candidates, reason)
+    console.info(f"Timing {len(finalists)} finalists together, then measuring them on the holdout ...")
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
     return verdict.decide(session.bench, executor, session.rules, finalists, default, session.workbench.own_precision)
 
 
-def _refuse(session: Session, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> None:
+def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> NoReturn:
     """Say why there is no winner.
 
     Raises:
@@ -168,7 +170,9 @@ def _refuse(session: Session, trials: Sequence[Trial], candidates: list[Trial], 
         f"{result.name} drops by {result.drop.value:.4f}" + (f" (max_drop {spec.max_drop})" if spec.max_drop is not None else "")
         for spec, result in zip(session.job.metrics, miss.evaluation.metrics, strict=True)
     )
-    limit = "" if session.job.max_divergence is None else f" (max_divergence {session.job.max_divergence:g})"
+    limit = ""
+    if rules.max_divergence is not None:
+        limit = f" (limit {rules.max_divergence:.4g}{'' if session.job.max_divergence else ', NNCF default here'})"
     raise NoFeasibleStrategyError(
         f"no strategy meets the constraints ({reason}). Nearest miss on validation data: trial {miss.number}, "
         f"{drops + ', ' if drops else ''}divergence {miss.evaluation.divergence.value:.4g}{limit}, "

@@ -181,9 +181,10 @@ class _Search:
             return "stop_at met"
         if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
             return "max_trials reached"
-        if self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s:
-            return "budget used up"
-        return None
+        is_late = self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s
+        # However short the budget, NNCF's default is tried: a search always has something to compare.
+        has_default = any(trial.role == "default" for trial in self._trials)
+        return "budget used up" if is_late and (has_default or self._n_candidates() > 0) else None
 
 
 def eligible(trials: list[Trial], is_default_in_space: bool) -> list[Trial]:

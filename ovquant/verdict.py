@@ -255,10 +255,10 @@ def _on_limits(winner: Row, rules: Rules) -> list[str]:
     if rules.max_divergence is not None:
         divergence = evaluation.divergence
         is_own = divergence.value == rules.max_divergence
-        side = "its own" if is_own else str(_side(divergence, rules.max_divergence))
+        how = "its own" if is_own else _side(divergence, rules.max_divergence)
         said.append(
             f"Divergence is {divergence.value:.3g} [{divergence.low:.3g}, {divergence.high:.3g}] on {evaluation.n_items} "
-            f"holdout items; limit {rules.max_divergence:.3g}: {side}."
+            f"holdout items; limit {rules.max_divergence:.3g}: {how}."
         )
     return said
 

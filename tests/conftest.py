@@ -1,0 +1,63 @@
+"""What many tests share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+from typer.testing import CliRunner, Result
+
+from ovquant.cli import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in an empty directory, as a user would; returns the result with its output."""
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+
+    def call(*arguments: object, code: int = 0) -> Result:
+        result = runner.invoke(app, [str(argument) for argument in arguments])
+        told = f"exit code {result.exit_code}, expected {code}\n{result.output}\n{result.exception!r}"
+        assert result.exit_code == code, told
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def conv_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return model and labelled ``.npz`` of the small convolutional case."""
+    return small.conv_case(tmp_path_factory.mktemp("conv"))
+
+
+@pytest.fixture(scope="session")
+def searched(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the output directory of one finished search on the small case; treat it as read-only."""
+    model, data = conv_case
+    output = tmp_path_factory.mktemp("searched") / "out"
+    arguments = ["search", model, "--data", data, "--metric", "accuracy", "--max-drop", "0.2", "--max-trials", "10", "-o", output]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return output
+
+
+@pytest.fixture
+def searched_copy(searched: Path, tmp_path: Path) -> Path:
+    """Return a copy of `searched` that may be changed."""
+    return Path(shutil.copytree(searched, tmp_path / "searched"))
+
+
+@pytest.fixture(scope="session")
+def manifest(searched: Path) -> dict[str, Any]:
+    """Return the manifest of `searched`."""
+    content: dict[str, Any] = json.loads((searched / "best" / "manifest.json").read_text())
+    return content

@@ -1,0 +1,85 @@
+"""quantize, export, evaluate and targets through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import Run
+
+from ovquant import runtime
+from ovquant.targets import shipped_names
+
+
+def digest(folder: Path) -> str:
+    return runtime.graph_digest(runtime.read_model(folder / "model.xml"))
+
+
+def test_a_recipe_replays_ranges_weights_and_biases(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    recipe = searched / "best" / "recipe.yaml"
+    result = run("quantize", conv_case[0], "--recipe", recipe, "--data", conv_case[1], "-o", "again")
+    assert "Same structure, ranges, weights and biases" in result.output
+    assert digest(Path("again")) == digest(searched / "best")
+    first, second = (np.fromfile(folder / "model.bin", np.uint8) for folder in (Path("again"), searched / "best"))
+    assert np.array_equal(first, second)
+
+
+def test_a_recipe_on_other_data_says_that_the_model_differs(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    with np.load(conv_case[1]) as arrays:
+        np.savez("other.npz", image=arrays["image"] * 0.5, y=arrays["y"])
+    recipe = searched / "best" / "recipe.yaml"
+    result = run("quantize", conv_case[0], "--recipe", recipe, "--data", "other.npz", "-o", "again")
+    assert "Differs from the recipe's model" in result.output
+
+
+def test_export_of_a_trial_gives_the_model_that_was_measured(run: Run, searched: Path) -> None:
+    run("export", searched, "--trial", "2", "-o", "two")
+    manifest = json.loads(Path("two/manifest.json").read_text())
+    assert manifest["trial"]["number"] == 2
+    assert digest(Path("two")) == manifest["trial"]["during_search"]["graph_digest"]
+
+
+@pytest.mark.parametrize("pick", ["fastest", "accurate", "knee"])
+def test_export_picks(run: Run, searched: Path, pick: str) -> None:
+    result = run("export", searched, "--pick", pick, "-o", pick, "--json")
+    assert json.loads(result.stdout)["trial"] >= 1
+    assert Path(pick, "model.xml").exists()
+
+
+def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    result = run(
+        "evaluate", conv_case[0], searched / "best" / "model.xml", "--data", conv_case[1], "--metric", "accuracy", "--json"
+    )
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["name"] for row in rows] == ["reference", "baseline", "model 2"]
+    assert {row["evaluation"]["n_items"] for row in rows} == {120}
+    assert rows[0]["evaluation"]["divergence"]["value"] == 0
+    assert rows[2]["evaluation"]["n_fake_quantize"] > 0
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_targets_show_prints_what_check_accepts(run: Run, name: str) -> None:
+    text = run("targets", "show", name).output
+    Path("copy.yaml").write_text(text)
+    assert "valid" in run("targets", "check", "copy.yaml").output
+
+
+def test_targets_list_names_every_shipped_profile(run: Run) -> None:
+    lines = run("targets", "list").output.splitlines()
+    assert [line.split()[0] for line in lines] == shipped_names()
+
+
+def test_the_printed_schema_is_json(run: Run) -> None:
+    assert json.loads(run("targets", "schema").output)["title"] == "Target"
+
+
+def test_a_dry_run_on_another_device_says_so_everywhere(run: Run, conv_case: tuple[Path, Path]) -> None:
+    options = ["--target", "igpu", "--device", "CPU", "--max-trials", "2"]
+    result = run("search", conv_case[0], "--data", conv_case[1], *options, "-o", "out")
+    assert result.output.count("DRY RUN") >= 2
+    for name in ("out/result.json", "out/best/manifest.json"):
+        assert "DRY RUN" in Path(name).read_text()
+    assert yaml.safe_load(Path("out/best/recipe.yaml").read_text())["device"] == "GPU"
