@@ -15,6 +15,10 @@ from ovquant import pareto
 from ovquant.genetic import Breeding, Child, breed, seed_member
 from ovquant.space import Genome, SearchSpace
 
+# User attributes of a trial: what was proposed, and what came of it.
+PROPOSAL = "proposal"
+RESULT = "result"
+
 
 class GeneticSampler(BaseGASampler):
     """NSGA-II on canonical genomes that never proposes a strategy twice.
@@ -70,7 +74,7 @@ class GeneticSampler(BaseGASampler):
         generation = self.get_trial_generation(study, trial)
         # Trials that a killed process left behind have no outcome: as if they had never been asked for.
         settled = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and not is_abandoned(t)]
-        known = {self._space.genome_from_code(t.user_attrs["code"]) for t in settled if t.user_attrs.get("code")}
+        known = {self._genome_of(t) for t in settled if PROPOSAL in t.user_attrs}
         members = [t for t in settled if generation_of(t) == generation]
         rng = np.random.default_rng([self._seed, generation, len(members)])
         breeding = Breeding(
@@ -79,9 +83,9 @@ class GeneticSampler(BaseGASampler):
         if generation == 0:
             child, parents = seed_member(self._seeds, sorted(known), breeding, rng), []
         else:
-            pool = self.get_parent_population(study, generation)
-            genomes = [self._space.genome_from_code(t.user_attrs["code"]) for t in pool]
-            child = breed(genomes, self._sort_keys(pool), breeding, rng)
+            # Sorted, since Optuna returns a stored pool in another order than a new one.
+            pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
+            child = breed([self._genome_of(t) for t in pool], self._sort_keys(pool), breeding, rng)
             parents = [pool[position].number for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")
@@ -97,9 +101,12 @@ class GeneticSampler(BaseGASampler):
         ranked = sorted(range(len(trials)), key=lambda position: (keys[position], trials[position].number))
         return [trials[position] for position in ranked[: self.population_size]]
 
+    def _genome_of(self, trial: FrozenTrial) -> Genome:
+        return self._space.genome_from_code(trial.user_attrs[PROPOSAL]["code"])
+
     def _sort_keys(self, trials: Sequence[FrozenTrial]) -> list[tuple[float, ...]]:
         objectives = np.array([self._minimized(t.values) for t in trials], dtype=np.float64)
-        violations = np.array([t.user_attrs["violation"] for t in trials], dtype=np.float64)
+        violations = np.array([t.user_attrs[RESULT]["violation"] for t in trials], dtype=np.float64)
         return list(pareto.sort_keys(objectives, violations))
 
 
@@ -111,4 +118,4 @@ def generation_of(trial: FrozenTrial) -> int | None:
 
 def is_abandoned(trial: FrozenTrial) -> bool:
     """Return True for a trial that ended without an outcome: its process was stopped."""
-    return trial.state == TrialState.FAIL and "outcome" not in trial.user_attrs
+    return trial.state == TrialState.FAIL and RESULT not in trial.user_attrs

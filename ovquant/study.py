@@ -24,13 +24,14 @@ from ovquant.records import (
     outcome_to_json,
     strategy_from_json,
 )
-from ovquant.sampler import GeneticSampler, generation_of, is_abandoned
+from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler, generation_of, is_abandoned
 from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _NAME = "ovquant"
 _FINGERPRINT = "fingerprint"
+OUTSIDE = "outside"  # user attribute of what is no member of the population, in the form of a proposal
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +114,14 @@ class Study:
         child, parents = self._sampler.last_child, tuple(self._sampler.last_parents)
         generation = self._sampler.last_generation
         strategy = self._space.strategy_from_genome(child.genome)
-        trial.set_user_attr("code", self._space.code_from_genome(child.genome))
-        trial.set_user_attr("strategy", strategy.as_dict())
-        trial.set_user_attr("parents", list(parents))
+        trial.set_user_attr(
+            PROPOSAL,
+            {
+                "code": self._space.code_from_genome(child.genome),
+                "strategy": strategy.as_dict(),
+                "parents": list(parents),
+            },
+        )
         self._asked[trial.number] = trial
         return Proposal(number=trial.number, generation=generation, genome=child.genome, strategy=strategy, parents=parents)
 
@@ -130,8 +136,7 @@ class Study:
         """Record what came of a proposal."""
         trial = self._asked.pop(proposal.number)
         with _storage_faults():
-            for key, value in self._attributes(outcome, role).items():
-                trial.set_user_attr(key, value)
+            trial.set_user_attr(RESULT, self._result(outcome, role))
             if isinstance(outcome, Failure):
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
@@ -140,19 +145,19 @@ class Study:
 
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
         """Record a trial that is no member of the population: the float model, or a strategy outside of the space."""
-        attributes = self._attributes(outcome, role)
-        if strategy is not None:
-            attributes["strategy"] = strategy.as_dict()
+        proposal = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
+        attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
         with _storage_faults():
             self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
         return self.trials()[-1]
 
-    def _attributes(self, outcome: Outcome, role: Role) -> dict[str, Any]:
-        attributes: dict[str, Any] = {"role": role, "outcome": outcome_to_json(outcome)}
-        if isinstance(outcome, Evaluation):
-            attributes["violation"] = self._rules.violation(outcome)
-            attributes["fitness"] = self._rules.fitness(outcome)
-        return attributes
+    def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
+        return {
+            "role": role,
+            "outcome": outcome_to_json(outcome),
+            "violation": None if isinstance(outcome, Failure) else self._rules.violation(outcome),
+            "fitness": None if isinstance(outcome, Failure) else self._rules.fitness(outcome),
+        }
 
     def trials(self) -> list[Trial]:
         """Return the settled trials in the order of their numbers."""
@@ -171,19 +176,20 @@ class Study:
 
 
 def _trial(frozen: FrozenTrial) -> Trial:
-    attributes = frozen.user_attrs
-    content = attributes.get("strategy")
+    result = frozen.user_attrs[RESULT]
+    proposal = frozen.user_attrs.get(PROPOSAL) or frozen.user_attrs[OUTSIDE]
+    content = proposal["strategy"]
     return Trial(
         number=frozen.number,
-        role=attributes["role"],
+        role=result["role"],
         generation=generation_of(frozen),
-        parents=tuple(attributes.get("parents", ())),
-        code=attributes.get("code"),
+        parents=tuple(proposal["parents"]),
+        code=proposal["code"],
         strategy=None if content is None else strategy_from_json(content),
-        outcome=outcome_from_json(attributes["outcome"]),
+        outcome=outcome_from_json(result["outcome"]),
         objectives=tuple(frozen.values) if frozen.values is not None else None,
-        violation=attributes.get("violation"),
-        fitness=attributes.get("fitness"),
+        violation=result["violation"],
+        fitness=result["fitness"],
     )
 
 

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovquant.configfile import load
+from ovquant.errors import ConfigError
+from ovquant.job import DataSpec, Preprocessing, Source
+from ovquant.recipe import Made, Recipe, StrategySpec, recipe_from
+from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.targets import to_yaml
+
+MADE = Made(model_sha256="0" * 64, graph_digest="1" * 64, versions={"nncf": "3.4.0", "openvino": "2026.4.1"})
+STRATEGY = Strategy(
+    preset="mixed",
+    model_type="transformer",
+    subset_size=30,
+    fast_bias_correction=False,
+    ignored_scope=ScopeSelector(types=("Add",), patterns=("a.*", "b: c"), names=("x/y#1",), roles=("last_matmul",)),
+    overflow_fix="disable",
+    activations_range_estimator="MEAN_QUANTILE",
+    smooth_quant_alpha_matmul=0.1 + 0.2,
+    inference_precision="bf16",
+    target_device="CPU_SPR",
+)
+DATA = DataSpec(
+    path="data.npz",
+    inputs={"x": "pixels"},
+    calibration_items=12,
+    preprocessing=Preprocessing(resize=(9,), mean=(1.0, 2.0, 3.0), channels="BGR"),
+    class_names=("no", "yes"),
+    arguments={"split": "train"},
+)
+OWN = Source(path="calibration.npz", inputs={"x": "other"})
+
+
+def recipe_of(strategy: Strategy = STRATEGY, data: DataSpec = DATA) -> Recipe:
+    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": True, "INFERENCE_PRECISION_HINT": "f16"}
+    return recipe_from(strategy, device="CPU", compile_properties=properties, data=data, seed=7, made=MADE)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("strategy", [STRATEGY, Strategy(), Strategy().canonical()])
+@pytest.mark.parametrize("data", [DATA, DATA.model_copy(update={"calibration": OWN}), DataSpec(path="images")])
+def test_a_recipe_survives_its_file(tmp_path: Path, strategy: Strategy, data: DataSpec) -> None:
+    recipe = recipe_of(strategy, data)
+    read = load(Recipe, write(tmp_path, to_yaml(recipe)), "recipe")
+    assert read == recipe
+    assert read.strategy.strategy() == strategy
+    assert [type(value) for value in read.compile_properties.values()] == [str, int, bool, str]
+
+
+@given(st.floats(-1, 1), st.booleans(), st.sampled_from([None, "performance", "mixed"]))
+def test_a_strategy_is_replayed_to_the_last_digit(alpha: float, is_disabled: bool, preset: Any) -> None:
+    strategy = Strategy(smooth_quant_alpha_convolution=alpha, disable_bias_correction=is_disabled, preset=preset)
+    content = yaml.safe_load(to_yaml(recipe_of(strategy)))
+    assert Recipe.model_validate(content).strategy.strategy() == strategy
+
+
+def test_the_strategy_decides_the_inference_precision() -> None:
+    assert recipe_of().compile_properties["INFERENCE_PRECISION_HINT"] == "bf16"
+
+
+def test_calibration_is_replayed_on_other_data_with_everything_but_the_path() -> None:
+    data = recipe_of().calibration.data("new.npz")
+    assert data == DATA.model_copy(update={"path": "new.npz"})
+
+
+def test_calibration_that_had_a_source_of_its_own_is_replayed_on_all_of_the_new_source() -> None:
+    calibration = recipe_of(data=DATA.model_copy(update={"calibration": OWN})).calibration
+    assert calibration.has_own_source
+    assert calibration.data("new.npz").calibration == Source(path="new.npz", inputs={"x": "other"})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"note": 1}, "note: unknown key; accepted: calibration, compile_properties, device, made, strategy, version"),
+        ({"divice": "CPU"}, "divice: unknown key (did you mean 'device'?)"),
+        ({"version": 2}, "version: input should be 1, found 2"),
+    ],
+)
+def test_faults_of_a_recipe_are_told_where_they_are(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    path = write(tmp_path, yaml.safe_dump({**yaml.safe_load(to_yaml(recipe_of())), **change}))
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, "recipe")
+    assert str(caught.value).startswith(f"{path}: {line}")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"presett": "mixed"}, "strategy.presett: unknown key (did you mean 'preset'?)"),
+        ({"preset": "fast"}, "strategy.preset: input should be 'performance' or 'mixed', found 'fast'"),
+        ({"subset_size": 0}, "strategy.subset_size: input should be greater than or equal to 1, found 0"),
+    ],
+)
+def test_faults_of_a_strategy_are_told_where_they_are(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    content = yaml.safe_load(to_yaml(recipe_of()))
+    content["strategy"].update(change)
+    path = write(tmp_path, yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, "recipe")
+    assert str(caught.value).startswith(f"{path}: {line}")
+
+
+def test_a_recipe_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, write(tmp_path, "version: 1\n"), "recipe")
+    missing = {line.split(": ")[1] for line in str(caught.value).splitlines()}
+    assert missing == {"strategy", "device", "compile_properties", "calibration", "made"}
+
+
+def test_a_recipe_has_a_key_for_each_part_of_a_strategy() -> None:
+    assert set(StrategySpec.model_fields) == set(STRATEGY.as_dict())
