@@ -145,7 +145,7 @@ class Study:
 
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
         """Record a trial that is no member of the population: the float model, or a strategy outside of the space."""
-        proposal = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
+        proposal: dict[str, Any] = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
         attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
         with _storage_faults():
             self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
