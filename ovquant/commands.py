@@ -61,12 +61,14 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
         console.stop()
         console.info(f"Search ended: {reason}.")
         decision = _decide(session, study, runner, reason, console)
+        return _finish(session, study, decision, reason, console)
     except KeyboardInterrupt:
         raise InterruptedSearchError(_interrupted(output, study.trials())) from None
     finally:
         console.stop()
-        _write_trials(session, study, output)
-    return _finish(session, study, decision, reason, console)
+        with contextlib.suppress(OSError):
+            export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
+        shutil.rmtree(session.bench.model_dir, ignore_errors=True)
 
 
 def _check_output(output: Path) -> None:
@@ -189,11 +191,6 @@ def _interrupted(output: Path, trials: Sequence[Trial]) -> str:
     return text + "."
 
 
-def _write_trials(session: Session, study: Study, output: Path) -> None:
-    with contextlib.suppress(OSError):
-        export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
-
-
 def _finish(session: Session, study: Study, decision: Verdict, reason: StopReason, console: Console) -> dict[str, Any]:
     """Export the winner, show the verdict, return the result."""
     output = Path(session.job.output)
@@ -207,7 +204,6 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
         "output": str(output),
     }
     _export(session, trial, output / BEST, {"verdict": result["verdict"], "stop_reason": reason}, is_ours=True)
-    shutil.rmtree(session.bench.model_dir, ignore_errors=True)
     export.write_json(output / _RESULT, result)
     console.result("")
     notes = [

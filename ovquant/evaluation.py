@@ -39,6 +39,7 @@ from ovquant.targets import MeasurementPlan, Target
 
 Columns = dict[str, list[Array]]
 _FUNCTION_RESAMPLES = 200
+_MODELS_BYTES = 2 << 30
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +240,7 @@ class Workbench:
             if runtime.count_fake_quantize(quantized) == 0:
                 raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
             runtime.save_model(quantized, path)
+            _drop_oldest(path)
         return path
 
     def _evaluate(self, task: Task, stages: _Stages) -> Evaluation:
@@ -340,6 +342,18 @@ class Workbench:
         runners = {str(index): model.runner(sample) for index, model in enumerate(compiled)}
         bursts = measure(runners, plan, SystemClock())
         return [summarize(bursts[str(i)], bursts["0"], model.n_threads) for i, model in enumerate(compiled)]
+
+
+def _drop_oldest(newest: Path) -> None:
+    """Keep the candidate IRs below a limit; finalists that were dropped are quantized again."""
+    kept = sorted(newest.parent.glob("*.xml"), key=lambda path: path.stat().st_mtime)
+    total = sum(runtime.size_bytes(path) for path in kept)
+    for path in kept:
+        if total <= _MODELS_BYTES or path == newest:
+            return
+        total -= runtime.size_bytes(path)
+        path.unlink()
+        path.with_suffix(".bin").unlink(missing_ok=True)
 
 
 def _pick(outputs: Columns, picks: Sequence[int]) -> Columns:

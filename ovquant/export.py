@@ -89,6 +89,7 @@ def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[s
             shutil.rmtree(directory)
         partial.replace(directory)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise OutputError(f"{directory}: cannot be written: {error.strerror or error}") from error
 
 

@@ -1,9 +1,9 @@
 """Train the network of the digits example and export it as ``digits.onnx``.
 
 Needs PyTorch (made with torch 2.13.0 on CPU) and onnx, beside what ``data.py`` needs; ovquant itself needs
-neither. The seed is fixed, so the same torch on the same kind of CPU gives the same network again.
+neither. The seed is fixed, so the same torch, kind of CPU and ``--threads`` give the same network again.
 
-    python train.py [--output digits.onnx] [--threads 2]
+    python train.py [--output digits.onnx] [--threads 1]
 
 The network is a small residual one. Dense 3x3 convolutions at full resolution hold nearly all of the
 computation, which is what INT8 speeds up. Depthwise-separable blocks follow, with instance normalisation
@@ -168,7 +168,7 @@ def main() -> None:
     """Train, report the held-out accuracy and export."""
     parser = argparse.ArgumentParser(description="Train the digits example's network and export it.")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("digits.onnx"))
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds otherwise")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)

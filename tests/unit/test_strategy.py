@@ -74,8 +74,8 @@ def replace(strategy: Strategy, **changes: object) -> Strategy:
         pytest.param(Strategy(target_device="GPU"), Strategy(target_device="NPU"), id="GPU and NPU are one"),
         pytest.param(Strategy(target_device="CPU"), Strategy(target_device="ANY"), id="CPU and ANY are one"),
         pytest.param(
-            Strategy(ignored_scope=ScopeSelector(types=("b", "a", "b"), names=("y", "x"))),
-            Strategy(ignored_scope=ScopeSelector(types=("a", "b"), names=("x", "y"))),
+            Strategy(ignored_scope=ScopeSelector(types=("b", "a", "b"), names=("y", "x"), roles=("last_matmul", "depthwise"))),
+            Strategy(ignored_scope=ScopeSelector(types=("a", "b"), names=("x", "y"), roles=("depthwise", "last_matmul"))),
             id="order and repetition in a scope say nothing",
         ),
         pytest.param(

@@ -1,0 +1,133 @@
+"""Confidence intervals: formulas, and how often they hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovquant.metrics import intervals
+from ovquant.metrics.intervals import bootstrap, paired_drop
+
+SCORES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80)
+
+
+def paired(n_lost: int, n_won: int, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of 0 and 1 of a reference and a candidate which lost and won that many items."""
+    reference, candidate = np.ones(n_items), np.ones(n_items)
+    candidate[:n_lost] = 0
+    reference[n_lost : n_lost + n_won] = 0
+    return reference, candidate
+
+
+def test_interval_of_scores_of_0_and_1_is_agresti_and_mins():
+    found = paired_drop(*paired(n_lost=8, n_won=3, n_items=100))
+    # N* = 102, b* = 8.5, c* = 3.5: centre 5 / 102, half width 1.959964 * sqrt(12 - 25 / 102) / 102.
+    assert found.value == pytest.approx(0.05)
+    assert found.low == pytest.approx(0.049020 - 0.065880, abs=1e-5)
+    assert found.high == pytest.approx(0.049020 + 0.065880, abs=1e-5)
+
+
+@given(SCORES)
+def test_paired_interval_holds_the_estimate(pairs):
+    reference, candidate = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    found = paired_drop(reference, candidate)
+    assert found.value == pytest.approx((reference - candidate).mean())
+    assert found.low <= found.value <= found.high
+
+
+@given(SCORES)
+def test_exchange_of_reference_and_candidate_mirrors_the_interval(pairs):
+    reference, candidate = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    there, back = paired_drop(reference, candidate), paired_drop(candidate, reference)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+
+
+@given(st.integers(1, 1000))
+def test_paired_interval_has_width_where_no_answer_differs(n_items):
+    found = paired_drop(*paired(0, 0, n_items))
+    assert found.low < 0 < found.high
+
+
+def test_paired_interval_shrinks_with_more_items():
+    few, many = paired_drop(*paired(2, 1, 50)), paired_drop(*paired(20, 10, 500))
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+def test_paired_interval_is_honest_where_few_answers_differ():
+    rng = np.random.default_rng(0)
+    p_lost, p_won, n_items, n_draws = 0.02, 0.01, 200, 2000
+    n_held = 0
+    for n_lost, n_won, _ in rng.multinomial(n_items, [p_lost, p_won, 1 - p_lost - p_won], size=n_draws):
+        found = paired_drop(*paired(n_lost, n_won, n_items))
+        n_held += found.low <= p_lost - p_won <= found.high
+    assert 0.93 <= n_held / n_draws <= 0.995
+
+
+def test_scores_other_than_0_and_1_get_the_bootstrap_of_their_differences():
+    rng = np.random.default_rng(0)
+    reference, candidate = rng.random((2, 50))
+    assert paired_drop(reference, candidate) == intervals.mean(reference - candidate)
+
+
+def test_interval_of_a_mean_holds_the_truth_roughly_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    n_draws, n_held = 150, 0
+    for values in rng.exponential(size=(n_draws, 60)):
+        found = intervals.mean(values)
+        n_held += found.low <= 1 <= found.high
+    assert 0.86 <= n_held / n_draws <= 0.99
+
+
+def test_interval_of_a_mean_is_as_wide_as_the_normal_one_for_normal_values():
+    values = np.random.default_rng(0).normal(size=400)
+    found = intervals.mean(values)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_interval_of_a_mean_is_the_same_each_time():
+    values = np.random.default_rng(0).normal(size=30)
+    assert intervals.mean(values) == intervals.mean(values)
+
+
+def test_bootstrap_of_a_mean_agrees_with_the_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(size=100)
+    found, expected = bootstrap(lambda picks: float(values[picks].mean()), 100, 500), intervals.mean(values)
+    assert found.value == pytest.approx(expected.value)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.05)
+
+
+def test_bootstrap_leaves_out_resamples_that_raise_value_error():
+    values = np.arange(20.0)
+
+    def mean_below_nine(picks: np.ndarray) -> float:
+        is_resampled = len(set(picks.tolist())) < 20
+        if is_resampled and values[picks].mean() >= 9:
+            raise ValueError("made to fail")
+        return float(values[picks].mean())
+
+    found = bootstrap(mean_below_nine, 20, 300)
+    assert found.value == found.high == 9.5
+    assert found.low < 9
+    upper_of_the_rest = bootstrap(lambda picks: min(float(values[picks].mean()), 9.0), 20, 300).low
+    assert found.low <= upper_of_the_rest
+
+
+def test_bootstrap_without_a_usable_resample_is_unbounded():
+    def whole_only(picks: np.ndarray) -> float:
+        if len(set(picks.tolist())) < len(picks):
+            raise ValueError("made to fail")
+        return 3.0
+
+    found = bootstrap(whole_only, 20, 50)
+    assert (found.low, found.value, found.high) == (-np.inf, 3.0, np.inf)
+
+
+def test_bootstrap_passes_on_what_is_no_value_error():
+    def broken(picks: np.ndarray) -> float:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        bootstrap(broken, 5, 10)
