@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ovquant.errors import ConfigError, did_you_mean
+from ovquant.errors import ConfigError, did_you_mean, first_line
 
 FILE_VERSION = 1
 _MAX_FILE_BYTES = 1_000_000
@@ -22,6 +23,19 @@ class FileModel(BaseModel):
 
 
 ModelT = TypeVar("ModelT", bound=FileModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, kind: str) -> dict[str, Any]:
@@ -37,18 +51,20 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {_MAX_FILE_BYTES} bytes; this is no {kind} file")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {kind} file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, expected a {kind} file (YAML)") from None
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as a {kind} file: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
-        problem = getattr(error, "problem", None) or "malformed"
+        problem = " ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be a {kind} file") from None
     if not isinstance(data, dict):
@@ -71,8 +87,8 @@ def validate(model: type[ModelT], data: Mapping[str, Any], where: str) -> ModelT
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = [_fault_line(model, fault) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in dict.fromkeys(faults))) from None
+        lines = _fault_lines(model, data, error)
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
 def load(model: type[ModelT], path: Path, kind: str) -> ModelT:
@@ -84,46 +100,95 @@ def load(model: type[ModelT], path: Path, kind: str) -> ModelT:
     return validate(model, read_yaml(path, kind), str(path))
 
 
-def _fault_line(model: type[BaseModel], fault: Any) -> str:
-    location = tuple(part for part in fault["loc"] if not _is_type_tag(part))
-    key = ".".join(str(part) for part in location) or "file"
-    kind = fault["type"]
+def _fault_lines(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Return one line per fault; the faults of all branches of a union at one place are one."""
+    by_place: dict[tuple[object, ...], list[Any]] = {}
+    for fault in error.errors(include_url=False):
+        by_place.setdefault(_place(fault["loc"], data), []).append(fault)
+    lines: list[str] = []
+    for place, faults in by_place.items():
+        if faults[0]["type"] == "too_short" and any(other[: len(place)] == place for other in by_place if other != place):
+            continue  # pydantic counts valid elements only
+        key = ".".join(str(part) for part in place)
+        kinds = [_TYPE_FAULTS[fault["type"]] for fault in faults if fault["type"] in _TYPE_FAULTS]
+        if len(faults) > 1 and len(kinds) == len(faults):
+            messages = [f"expected {' or '.join(dict.fromkeys(kinds))}, found {_shown(faults[0].get('input'))}"]
+        else:
+            messages = [message for fault in faults for message in _messages(model, place, fault)]
+        lines.extend(f"{key}: {message}" if key else message for message in messages)
+    return list(dict.fromkeys(lines))
+
+
+_TYPE_FAULTS = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
+
+
+def _messages(model: type[BaseModel], place: Sequence[object], fault: Any) -> list[str]:
+    kind, found = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
-        accepted = _fields_at(model, location[:-1])
-        hint = did_you_mean(str(location[-1]), accepted)
+        accepted = _fields_at(model, place[:-1])
+        hint = did_you_mean(str(place[-1]), accepted)
         listing = f"; accepted: {', '.join(sorted(accepted))}" if accepted else ""
-        return f"{key}: unknown key{hint}{listing}"
+        return [f"unknown key{hint}{listing}"]
     if kind == "missing":
-        return f"{key}: required key is missing"
+        return ["required key is missing"]
+    if kind in _TYPE_FAULTS:
+        return [f"expected {_TYPE_FAULTS[kind]}, found {_shown(found)}"]
+    if kind in {"too_short", "too_long"}:
+        word, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+        return [f"takes at {word} {fault['ctx'][limit]}, found {fault['ctx']['actual_length']}"]
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":
+        return message.splitlines()
     message = message[:1].lower() + message[1:]
-    found = fault.get("input")
-    if kind == "value_error" or isinstance(found, Mapping):
-        return f"{key}: {message}"
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
         hint = did_you_mean(found, str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
-    shown = repr(found) if len(repr(found)) <= 60 else repr(found)[:57] + "..."
-    return f"{key}: {message}, found {shown}{hint}"
+    return [f"{message}, found {_shown(found)}{hint}"]
 
 
-def _is_type_tag(part: object) -> bool:
-    """Tell the names which pydantic adds for the branches of a union from keys of the file."""
-    return isinstance(part, str) and ("[" in part or part in {"none", "str", "int", "float", "bool"})
+def _shown(value: object) -> str:
+    return reprlib.repr(value)
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[object]) -> list[str]:
-    """Return the keys that are accepted in `model` at `location`."""
-    current: list[type[BaseModel]] = [model]
+def _place(location: Sequence[object], data: object) -> tuple[object, ...]:
+    """Return where a fault is in the file: pydantic's location without the names that it adds for branches of a union."""
+    place: list[object] = []
     for part in location:
-        following: list[type[BaseModel]] = []
-        for candidate in current:
-            field = candidate.model_fields.get(str(part))
-            if field is not None:
-                following.extend(_models_in(field.annotation))
-            elif isinstance(part, int) or not candidate.model_fields:
-                following.append(candidate)
-        current = following or current
+        is_there = (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        )
+        if is_there:
+            data = data[part]  # type: ignore[index]
+        elif (isinstance(part, str) and not part.isidentifier()) or part in _BRANCHES:
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+_BRANCHES = frozenset({"none", "str", "int", "float", "bool"})
+
+
+def _fields_at(model: type[BaseModel], place: Sequence[object]) -> list[str]:
+    """Return the keys that are accepted in `model` at `place`; a key of a free mapping or an index leads to its values."""
+    current: list[type[BaseModel]] = [model]
+    for part in place:
+        annotations = [candidate.model_fields[str(part)] for candidate in current if str(part) in candidate.model_fields]
+        if annotations:
+            current = [found for field in annotations for found in _models_in(field.annotation)]
     return [name for candidate in current for name in candidate.model_fields]
 
 

@@ -19,6 +19,8 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 def parse_seconds(value: Any) -> Any:
     """Return seconds for ``90``, ``90s``, ``10m``, ``1.5h`` or ``1h30m``."""
+    if isinstance(value, bool):
+        raise ValueError(f"a duration is written like 90s, 10m or 1h30m, found {value!r}")
     if isinstance(value, str):
         parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", value)
         if parts and "".join(number + unit for number, unit in parts) == value.strip():
@@ -51,19 +53,26 @@ class Drop(FileModel):
 
 
 def _parse_drop(value: Any) -> Any:
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            number = float(text.removesuffix("%"))
-        except ValueError:
-            raise ValueError(f"a drop is a number in the metric's unit, or like 1%, found {value!r}") from None
-        return {"amount": number / 100, "is_relative": True} if text.endswith("%") else {"amount": number}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"amount": value}
-    return value
+    if isinstance(value, dict | Drop) or value is None:
+        return value
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%")) if not isinstance(value, bool) else float("nan")
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"a drop is a number in the metric's unit, or like 1%, and not negative; found {value!r}")
+    return {"amount": number / 100, "is_relative": True} if text.endswith("%") else {"amount": number}
 
 
-DropLimit = Annotated[Drop, BeforeValidator(_parse_drop), PlainSerializer(str, return_type=str)]
+def _write_drop(drop: Drop) -> str | dict[str, Any]:
+    """Return the short form of a drop where reading it gives the same number again."""
+    text = str(drop)
+    content = {"amount": drop.amount, "is_relative": drop.is_relative}
+    return text if {"is_relative": False, **_parse_drop(text)} == content else content
+
+
+DropLimit = Annotated[Drop, BeforeValidator(_parse_drop), PlainSerializer(_write_drop)]
 
 
 class MetricSpec(FileModel):
@@ -83,6 +92,8 @@ class MetricSpec(FileModel):
 
 
 def _as_metrics(value: Any) -> Any:
+    if value is None:
+        return []
     values = value if isinstance(value, list | tuple) else [value]
     return [{"name": item} if isinstance(item, str) else item for item in values]
 
@@ -91,7 +102,7 @@ def _as_pair(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple) else [value]
 
 
-Side = Annotated[int, Field(ge=1, le=16_384)]
+Side = Annotated[int, Field(ge=1, le=16_384, strict=True)]
 Sides = Annotated[tuple[Side, ...], BeforeValidator(_as_pair), Field(min_length=1, max_length=2)]
 Values = Annotated[tuple[float, ...], BeforeValidator(_as_pair), Field(min_length=1)]
 
@@ -160,8 +171,8 @@ class DataSpec(FileModel):
     labels: str | None = None
     calibration: Annotated[Source, BeforeValidator(_as_source)] | None = None
     holdout: Annotated[Source, BeforeValidator(_as_source)] | None = None
-    calibration_items: Annotated[int, Field(ge=1)] | None = None
-    max_items: Annotated[int, Field(ge=2)] | None = None
+    calibration_items: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_items: Annotated[int, Field(ge=2, strict=True)] | None = None
     preprocessing: Preprocessing = Preprocessing()
     class_names: tuple[str, ...] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -218,28 +229,31 @@ class Job(FileModel):
     device: str | None = None
     data: Annotated[DataSpec, BeforeValidator(_as_source)]
     metrics: Annotated[tuple[MetricSpec, ...], BeforeValidator(_as_metrics)] = ()
-    max_divergence: Annotated[float, Field(ge=0)] | None = None
+    max_divergence: Annotated[float, Field(ge=0, strict=True)] | None = None
     output_kinds: dict[str, OutputKind] = Field(default_factory=dict)
     objective: Objective = Objective()
     stop_at: StopAt | None = None
     budget: Seconds | None = None
-    max_trials: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    population: Annotated[int, Field(ge=2, le=10_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    max_trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
+    population: Annotated[int, Field(ge=2, le=10_000, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     output: str = "ovquant-out"
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Job:
-        needs_metric = self.objective.fitness in {"accuracy", "weighted"}
-        if needs_metric and not self.metrics:
-            raise ValueError(f"objective.fitness: {self.objective.fitness} needs a metric; give one, or use divergence or pareto")
+        fitness = self.objective.fitness
+        faults = []
+        if fitness in {"accuracy", "weighted"} and not self.metrics:
+            faults.append(f"objective.fitness: {fitness} needs a metric; give one, or use divergence or pareto")
         if self.stop_at is not None and self.stop_at.max_drop is not None and not self.metrics:
-            raise ValueError("stop_at.max_drop: needs a metric")
-        if self.stop_at is not None and self.stop_at.fitness is not None and self.objective.fitness == "pareto":
-            raise ValueError("stop_at.fitness: pareto mode has no single fitness; set objective.fitness, or drop it")
+            faults.append("stop_at.max_drop: needs a metric")
+        if self.stop_at is not None and self.stop_at.fitness is not None and fitness == "pareto":
+            faults.append("stop_at.fitness: pareto mode has no single fitness; set objective.fitness, or drop it")
         names = [metric.name for metric in self.metrics]
         if len(set(names)) != len(names):
-            raise ValueError("metrics: the same metric is given twice")
+            faults.append("metrics: the same metric is given twice")
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     @property
@@ -270,12 +284,10 @@ def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
     if path is not None:
         content = _anchor(read_yaml(path, "job"), path.resolve().parent)
     given = _without_none(options)
-    if isinstance(content.get("data"), str):
-        content["data"] = {"path": content["data"]}
     merged = _merge(content, given)
-    if "budget" not in merged and "max_trials" not in merged:
+    if merged.get("budget") is None and merged.get("max_trials") is None:
         merged["max_trials"] = DEFAULT_MAX_TRIALS
-    where = str(path) if path is not None else "command line"
+    where = "command line" if path is None else f"{path} with command-line options" if given else str(path)
     if path is None and "data" not in merged:
         raise ConfigError("command line: --data is required: an image folder, an .npz file or file.py:function")
     return validate(Job, merged, where)
@@ -283,7 +295,7 @@ def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
 
 def with_absolute_paths(job: Job, folder: Path) -> Job:
     """Return the same job with every relative path taken from `folder`, to be written to a file somewhere else."""
-    content = _anchor(job.model_dump(mode="json", exclude_defaults=True), folder)
+    content = _anchor(job.model_dump(exclude_defaults=True), folder)
     return Job.model_validate({**content, "output": _absolute(job.output, folder)})
 
 
@@ -329,7 +341,10 @@ def _anchor_metric(metric: Any, folder: Path) -> Any:
 
 
 def _absolute(text: str, folder: Path) -> str:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # no such user; the path is not found later, and said to be
+        path = Path(text)
     return str(path if path.is_absolute() else folder / path)
 
 

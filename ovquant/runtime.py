@@ -116,7 +116,7 @@ def output_names(model: ov.Model | ov.CompiledModel) -> tuple[str, ...]:
 
 
 def operations(model: ov.Model) -> tuple[Operation, ...]:
-    """Return the operations in topological order."""
+    """Return the operations in topological order. A constant stored as f16 and converted is a constant."""
     found = []
     for node in model.get_ordered_ops():
         channels = None
@@ -126,12 +126,17 @@ def operations(model: ov.Model) -> tuple[Operation, ...]:
         found.append(
             Operation(
                 name=node.get_friendly_name(),
-                type=node.get_type_name(),
+                type="Constant" if _is_constant(node) else node.get_type_name(),
                 inputs=tuple(value.get_node().get_friendly_name() for value in node.input_values()),
                 group_channels=channels,
             )
         )
     return tuple(found)
+
+
+def _is_constant(node: Any) -> bool:
+    is_converted = node.get_type_name() == "Convert" and node.input_value(0).get_node().get_type_name() == "Constant"
+    return bool(is_converted or node.get_type_name() == "Constant")
 
 
 def require_quantizable(model: ov.Model, path: Path) -> None:

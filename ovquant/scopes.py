@@ -122,14 +122,19 @@ def _normalizations(operations: Sequence[Operation]) -> set[str]:
     for root in operations:
         if root.type in {"Sqrt", "Power"}:
             behind = _statistics_behind(root, by_name)
-            if any(by_name[name].type in _REDUCTIONS for name in behind):
-                found |= behind | {root.name} | _scaling_ahead(root, by_name, users)
+            ahead = _scaling_ahead(root, by_name, users) if behind else set()
+            if ahead:
+                found |= behind | {root.name} | ahead
     return found
 
 
 def _statistics_behind(root: Operation, by_name: dict[str, Operation]) -> set[str]:
-    """Walk back from a square root: any elementwise step up to a reduction, squares and differences beyond it."""
-    reached: set[str] = set()
+    """Walk back from a square root: any elementwise step up to a reduction, squares and differences beyond it.
+
+    Returns:
+        Nothing if the root is of data that were not reduced, such as the square of a difference.
+    """
+    reached: set[tuple[str, bool]] = set()
     front = [(name, False) for name in root.inputs]
     while front:
         name, is_reduced = front.pop()
@@ -137,17 +142,26 @@ def _statistics_behind(root: Operation, by_name: dict[str, Operation]) -> set[st
         is_square = operation.type == "Multiply" and len(set(operation.inputs)) == 1
         if operation.type in _REDUCTIONS:
             is_reduced = True
-        elif operation.type not in (_CENTRING if is_reduced else _ELEMENTWISE) | _SHAPE_CHANGES and not is_square:
+        elif operation.type == "Constant":
             continue
-        if name not in reached:
-            reached.add(name)
+        elif operation.type not in (_CENTRING if is_reduced else _ELEMENTWISE) | _SHAPE_CHANGES and not is_square:
+            if not is_reduced:
+                return set()
+            continue
+        if (name, is_reduced) not in reached:
+            reached.add((name, is_reduced))
             front.extend((source, is_reduced) for source in operation.inputs)
-    return reached
+    return {name for name, _ in reached} if any(by_name[name].type in _REDUCTIONS for name, _ in reached) else set()
 
 
 def _scaling_ahead(root: Operation, by_name: dict[str, Operation], users: dict[str, list[Operation]]) -> set[str]:
-    """Walk on from a square root to the Multiply or Divide that joins it with data, and the centring of that data."""
+    """Walk on from a square root to the Multiply or Divide that joins it with data, and the centring of that data.
+
+    Returns:
+        Nothing if it never meets data: then it scales nothing.
+    """
     reached: set[str] = set()
+    is_joined = False
     front = [(root.name, user) for user in users.get(root.name, [])]
     while front:
         source, operation = front.pop()
@@ -156,10 +170,11 @@ def _scaling_ahead(root: Operation, by_name: dict[str, Operation], users: dict[s
         reached.add(operation.name)
         data = [by_name[name] for name in operation.inputs if name != source and by_name[name].type != "Constant"]
         if data and operation.type in _SCALING:
+            is_joined = True
             reached.update(other.name for other in data if other.type == "Subtract")
         else:
             front.extend((operation.name, user) for user in users.get(operation.name, []))
-    return reached
+    return reached if is_joined else set()
 
 
 ROLES: dict[ScopeRole, Callable[[Sequence[Operation]], set[str]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -64,9 +65,13 @@ def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -
         latencies: one per trial, the ones that count now.
         rules: mode.
     """
-    if not rules.is_pareto:
-        return sorted(trials, key=lambda trial: (-(trial.fitness or 0.0), trial.number))
     left = list(zip(trials, latencies, strict=True))
+    if not rules.is_pareto:
+
+        def fitness(pair: tuple[Trial, Latency]) -> float:
+            return rules.fitness(dataclasses.replace(pair[0].evaluation, latency=pair[1])) or 0.0
+
+        return [trial for trial, _ in sorted(left, key=lambda pair: (-fitness(pair), pair[0].number))]
     ordered = []
     while left:
         chosen = fastest([trial for trial, _ in left], [latency for _, latency in left])

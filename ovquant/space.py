@@ -123,8 +123,11 @@ class SearchSpace:
                 raise ValueError(f"{gene.name}={getattr(wanted, gene.field)!r} is not in this search space")
             genome.append(index)
         found = tuple(genome)
-        if self.strategy_from_genome(found) != wanted:
-            raise ValueError("the strategy differs from this search space in a gene that is not free")
+        held = self.strategy_from_genome(found)
+        for field in dataclasses.fields(Strategy):
+            mine, theirs = getattr(held, field.name), getattr(wanted, field.name)
+            if mine != theirs:
+                raise ValueError(f"{field.name}={theirs!r} is not in this search space, which has {mine!r} only")
         return found
 
     def canonical_genome(self, genome: Genome) -> Genome:
@@ -266,7 +269,7 @@ def _label(value: Any) -> str:
         return "default"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def _subset_sizes(genes: Genes, n_calibration: int, notes: list[str]) -> list[tuple[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ovquant.configfile import FileModel
 
@@ -43,6 +44,16 @@ class ScopeSelector(FileModel):
     patterns: tuple[str, ...] = Field(default=(), description="regular expressions on operation names")
     names: tuple[str, ...] = Field(default=(), description="operation names")
     roles: tuple[ScopeRole, ...] = Field(default=(), description="structural roles")
+
+    @field_validator("patterns")
+    @classmethod
+    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return patterns
 
     @property
     def is_empty(self) -> bool:
@@ -147,4 +158,4 @@ class Strategy:
 
 
 def _alpha(value: float) -> float:
-    return float(value) if value >= 0 else -1.0
+    return abs(float(value)) if value >= 0 else -1.0  # abs: minus zero is zero
