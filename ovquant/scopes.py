@@ -26,7 +26,9 @@ QUANTIZABLE_TYPES = frozenset(
     }
 )
 _NORMALIZATION_TYPES = frozenset({"MVN", "NormalizeL2", "LRN", "BatchNormInference", "GroupNormalization", "RMS"})
-_ELEMENTWISE = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum"})
+_ELEMENTWISE = frozenset(
+    {"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum", "Clamp", "Relu", "Abs"}
+)
 _CENTRING = frozenset({"Subtract", "SquaredDifference", "Power"})
 _SCALING = frozenset({"Multiply", "Divide", "Power"})
 _SHAPE_CHANGES = frozenset({"Reshape", "Broadcast", "Squeeze", "Unsqueeze", "Convert"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fakes.clock import FakeModel, ScriptedClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovquant.latency import Bursts, SystemClock, measure, median_interval, relative_speedup, summarize
+from ovquant.latency import Bursts, measure, median_interval, relative_speedup, summarize
 from ovquant.records import Latency
 from ovquant.targets import MeasurementPlan
 
@@ -230,17 +230,3 @@ def test_interval_of_a_median_holds_it(values):
     found = median_interval(values)
     assert found.value == np.median(values)
     assert min(values) <= found.low <= found.value <= found.high <= max(values)
-
-
-# The machine's own clock
-
-
-def ticks() -> Iterator[float]:
-    clock = SystemClock()
-    while True:
-        yield clock.now()
-
-
-def test_system_clock_never_goes_back():
-    read = list(itertools.islice(ticks(), 1000))
-    assert read == sorted(read)

@@ -1,0 +1,396 @@
+"""The workbench: one model -> Outcome, on small real models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small
+from onnx import numpy_helper
+
+from ovquant import runtime
+from ovquant.errors import DataError, ModelError
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench, run_task
+from ovquant.job import DataSpec, MetricSpec, Source
+from ovquant.records import (
+    Comparison,
+    Evaluation,
+    Failure,
+    FloatModel,
+    ModelFile,
+    outcome_from_json,
+    outcome_to_json,
+)
+from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.targets import Measurement, MeasurementPlan, Target
+
+F32 = FloatModel(inference_precision="f32")
+SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
+TARGET = Target(version=1, name="test", device="CPU", measurement=Measurement(ranking=SHORT, verdict=SHORT))
+EVERYTHING = Strategy(ignored_scope=ScopeSelector(patterns=(".*",)))
+NOTHING = Strategy(ignored_scope=ScopeSelector(types=("LSTMSequence",)))
+COUNT_WRONG = """
+def count_wrong(outputs, labels):
+    return float(sum(o.argmax() != y for o, y in zip(outputs["logits"], labels)))
+
+def is_wrong(outputs, labels):
+    return [float(o.argmax() != y) for o, y in zip(outputs["logits"], labels)]
+"""
+
+
+def bench_spec(model: Path, data: Path | str, model_dir: Path, **changes) -> BenchSpec:
+    settings = {
+        "model": str(model),
+        "target": TARGET,
+        "device": "CPU",
+        "data": DataSpec(path=str(data)),
+        "seed": 0,
+        "metrics": (MetricSpec(name="accuracy"),),
+        "output_kinds": {},
+        "model_dir": str(model_dir),
+    }
+    return BenchSpec(**settings | changes)
+
+
+def task(bench: BenchSpec, subject: Strategy | FloatModel | ModelFile, **options) -> Task:
+    return Task(bench=bench, subject=subject, **{"is_timed": False} | options)
+
+
+@pytest.fixture(scope="module")
+def bench(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return Workbench(bench_spec(*conv_case, tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture(scope="module")
+def default(bench: Workbench) -> Evaluation:
+    """The outcome of NNCF's default, with intervals."""
+    outcome = bench.evaluate(task(bench.spec, Strategy(), has_intervals=True))
+    assert isinstance(outcome, Evaluation), outcome
+    return outcome
+
+
+def resaved(data: Path, path: Path, **changes: np.ndarray | None) -> Path:
+    """Write the arrays of an ``.npz`` with changes; None leaves an array out."""
+    arrays = dict(np.load(data)) | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+# The reference
+
+
+def test_reference_has_no_drop_and_no_divergence(bench):
+    outcome = bench.evaluate(task(bench.spec, F32, has_intervals=True))
+    assert (outcome.divergence.low, outcome.divergence.value, outcome.divergence.high) == (0, 0, 0)
+    assert outcome.metrics[0].drop.value == 0
+    assert outcome.n_fake_quantize == 0
+    assert outcome.size_bytes == Path(bench.spec.model).stat().st_size
+
+
+def test_reference_value_is_the_accuracy_of_the_float_model(bench, conv_case):
+    arrays = np.load(conv_case[1])
+    picked = [index for _, index in bench.samples.items("holdout")]
+    hits = small.float_logits(conv_case[0], arrays["image"][picked]).argmax(axis=1) == arrays["y"][picked]
+    outcome = bench.evaluate(task(bench.spec, F32, split="holdout"))
+    assert outcome.metrics[0].value == pytest.approx(hits.mean())
+    assert (outcome.split, outcome.n_items) == ("holdout", len(picked))
+
+
+def test_reference_that_gives_infinity_is_a_model_error(conv_case, tmp_path):
+    model, data = conv_case
+    huge = resaved(
+        data, tmp_path / "huge.npz", image=np.full((30, 3, small.SIDE, small.SIDE), 3e38, np.float32), y=np.zeros(30, int)
+    )
+    spec = bench_spec(model, huge, tmp_path)
+    with pytest.raises(ModelError, match=r"model\.onnx at f32: output 'logits' holds NaN or infinity on .*huge\.npz\[\d+\]"):
+        Workbench(spec).evaluate(task(spec, F32))
+
+
+def test_label_out_of_range_is_a_data_error(conv_case, tmp_path):
+    model, data = conv_case
+    spec = bench_spec(model, resaved(data, tmp_path / "bad.npz", y=np.load(data)["y"] + small.N_CLASSES), tmp_path)
+    with pytest.raises(DataError, match=r"metric 'accuracy': label \d is out of range: the output has 5 classes, 0\.\.4"):
+        Workbench(spec).evaluate(task(spec, F32))
+
+
+def test_fault_of_the_reference_is_raised_for_a_strategy_too(conv_case, tmp_path):
+    model, data = conv_case
+    spec = bench_spec(model, resaved(data, tmp_path / "bad.npz", y=np.load(data)["y"] + small.N_CLASSES), tmp_path)
+    with pytest.raises(DataError, match="is out of range"):
+        Workbench(spec).evaluate(task(spec, Strategy()))
+
+
+# What cannot be opened together
+
+
+def test_metric_without_labels_is_a_data_error(conv_case, tmp_path):
+    model, data = conv_case
+    with pytest.raises(DataError, match=r"bare\.npz: metric 'accuracy' needs labels, and this data has none"):
+        Workbench(bench_spec(model, resaved(data, tmp_path / "bare.npz", y=None), tmp_path))
+
+
+def test_metric_without_holdout_labels_is_a_data_error(conv_case, tmp_path):
+    model, data = conv_case
+    bare = resaved(data, tmp_path / "bare.npz", y=None, image=None, image_holdout=np.load(data)["image"][:10])
+    sources = DataSpec(path=str(data), holdout=Source(path=str(bare)))
+    spec = dataclasses.replace(bench_spec(model, data, tmp_path), data=sources)
+    with pytest.raises(DataError, match="metric 'accuracy' needs labels"):
+        Workbench(spec).evaluate(task(spec, F32, split="holdout"))
+
+
+def test_data_without_labels_serves_a_search_by_divergence(conv_case, tmp_path):
+    model, data = conv_case
+    spec = bench_spec(model, resaved(data, tmp_path / "bare.npz", y=None), tmp_path, metrics=())
+    outcome = Workbench(spec).evaluate(task(spec, Strategy()))
+    assert outcome.metrics == ()
+    assert outcome.divergence.value > 0
+
+
+def test_unknown_output_in_output_kinds_gets_a_hint(conv_case, tmp_path):
+    with pytest.raises(DataError, match=r"output_kinds: no output 'logit' \(did you mean 'logits'\?\); outputs: logits"):
+        Workbench(bench_spec(*conv_case, tmp_path, output_kinds={"logit": "values"}))
+
+
+# Candidates
+
+
+def test_candidate_differs_from_the_reference_a_little(bench, default):
+    assert 0 < default.divergence.value < 0.1
+    assert default.n_fake_quantize > 0
+    assert default.graph_digest != bench.evaluate(task(bench.spec, F32)).graph_digest
+    assert default.latency is None
+
+
+def test_divergence_interval_holds_the_mean(default):
+    assert default.divergence.low < default.divergence.value < default.divergence.high
+
+
+def test_intervals_are_left_out_unless_asked_for(bench, default):
+    quick = bench.evaluate(task(bench.spec, Strategy())).divergence
+    assert quick.low == quick.value == quick.high == default.divergence.value
+
+
+def test_drop_is_the_reference_minus_the_candidate(bench, default):
+    reference = bench.evaluate(task(bench.spec, F32)).metrics[0]
+    assert default.metrics[0].drop.value == pytest.approx(reference.value - default.metrics[0].value)
+    assert default.metrics[0].has_interval
+
+
+def test_kept_model_is_the_one_that_was_evaluated(bench, default):
+    path = bench.build(Strategy())
+    assert path == Path(bench.spec.model_dir) / f"{Strategy().digest}.xml"
+    assert runtime.graph_digest(runtime.read_model(path)) == default.graph_digest
+    assert runtime.size_bytes(path) == default.size_bytes
+
+
+def test_strategies_of_one_canonical_form_share_a_model(bench):
+    assert bench.build(Strategy(smooth_quant_alpha_matmul=0.2)) == bench.build(Strategy())
+
+
+def test_calibration_uses_the_first_items_of_the_subset(bench):
+    first = bench.evaluate(task(bench.spec, Strategy(subset_size=2)))
+    changed = dataclasses.replace(bench.spec, seed=1, model_dir=f"{bench.spec.model_dir}-1")
+    assert first.graph_digest != Workbench(changed).evaluate(task(changed, Strategy(subset_size=2))).graph_digest
+
+
+def test_scope_that_covers_everything_fails_at_quantization(bench):
+    assert bench.evaluate(task(bench.spec, EVERYTHING)) == Failure(
+        stage="quantize",
+        error="ModelError",
+        message="nothing was quantized: the ignored scope covers all that NNCF would quantize",
+    )
+
+
+def test_scope_that_matches_nothing_fails_at_quantization(bench):
+    assert bench.evaluate(task(bench.spec, NOTHING)) == Failure(
+        stage="quantize", error="ValueError", message="the ignored scope matches nothing in this model"
+    )
+
+
+def test_failed_candidate_leaves_no_model_behind(bench):
+    bench.evaluate(task(bench.spec, EVERYTHING))
+    assert not list(Path(bench.spec.model_dir).glob(f"{EVERYTHING.digest}*"))
+
+
+def test_broken_kept_model_fails_at_compilation(conv_case, tmp_path):
+    spec = bench_spec(*conv_case, tmp_path)
+    for suffix in (".xml", ".bin"):
+        (tmp_path / f"{Strategy().digest}{suffix}").write_text("broken")
+    outcome = Workbench(spec).evaluate(task(spec, Strategy()))
+    assert isinstance(outcome, Failure)
+    assert outcome.stage == "compile"
+
+
+# Metrics that are minimized or no mean over items
+
+
+@pytest.fixture
+def wrong_bench(conv_case: tuple[Path, Path], tmp_path: Path) -> Workbench:
+    (tmp_path / "mine.py").write_text(COUNT_WRONG)
+    metrics = tuple(
+        MetricSpec(name=f"{tmp_path / 'mine.py'}:{name}", direction="minimize") for name in ("count_wrong", "is_wrong")
+    )
+    return Workbench(bench_spec(*conv_case, tmp_path, metrics=(*metrics, MetricSpec(name="f1_macro"))))
+
+
+def worse_model(conv_case: tuple[Path, Path], path: Path) -> ModelFile:
+    """Write a model with the same inputs and outputs and other weights, which is wrong more often."""
+    return ModelFile(path=str(small.conv_model(path, seed=5)))
+
+
+def test_drop_of_a_minimized_metric_is_positive_where_the_candidate_is_worse(wrong_bench, conv_case, tmp_path):
+    outcome = wrong_bench.evaluate(task(wrong_bench.spec, worse_model(conv_case, tmp_path / "worse.onnx")))
+    reference = wrong_bench.evaluate(task(wrong_bench.spec, F32))
+    for mine, theirs in list(zip(outcome.metrics, reference.metrics, strict=True))[:2]:
+        assert mine.value > theirs.value
+        assert mine.drop.value == pytest.approx(mine.value - theirs.value)
+
+
+def test_interval_of_a_minimized_metric_mirrors_that_of_the_maximized_one(wrong_bench, bench, conv_case, tmp_path):
+    worse = worse_model(conv_case, tmp_path / "worse.onnx")
+    wrong = wrong_bench.evaluate(task(wrong_bench.spec, worse)).metrics[1].drop
+    right = bench.evaluate(task(bench.spec, worse)).metrics[0].drop
+    assert (wrong.low, wrong.value, wrong.high) == pytest.approx((right.low, right.value, right.high))
+
+
+def test_metric_over_all_items_has_an_interval_only_where_asked_for(wrong_bench):
+    quick = wrong_bench.evaluate(task(wrong_bench.spec, Strategy())).metrics[0]
+    slow = wrong_bench.evaluate(task(wrong_bench.spec, Strategy(), has_intervals=True)).metrics[0]
+    assert not quick.has_interval
+    assert quick.drop.low == quick.drop.value == quick.drop.high == slow.drop.value
+    assert slow.has_interval
+    assert slow.drop.low <= slow.drop.value <= slow.drop.high
+
+
+# Model files
+
+
+def test_other_model_file_is_scored_against_the_reference(bench, conv_case, tmp_path):
+    outcome = bench.evaluate(task(bench.spec, worse_model(conv_case, tmp_path / "worse.onnx")))
+    assert outcome.divergence.value > 0.1
+    assert outcome.metrics[0].drop.value > 0
+
+
+def test_model_file_with_other_inputs_is_a_model_error(bench, tmp_path):
+    other = ModelFile(path=str(small.two_input_model(tmp_path / "other.onnx")))
+    with pytest.raises(ModelError, match=r"other\.onnx: its inputs and outputs differ from those of .*model\.onnx"):
+        bench.evaluate(task(bench.spec, other))
+
+
+def test_model_file_with_more_classes_is_a_model_error(bench, tmp_path):
+    with pytest.raises(ModelError, match="differ"):
+        bench.evaluate(task(bench.spec, ModelFile(path=str(wider_model(tmp_path / "wider.onnx")))))
+
+
+def wider_model(path: Path) -> Path:
+    """Write the convolutional model with one more class."""
+    model = onnx.load(str(small.conv_model(path)))
+    head = next(weights for weights in model.graph.initializer if weights.name == "w4")
+    wider = np.pad(numpy_helper.to_array(head), ((0, 0), (0, 1)))
+    head.CopyFrom(numpy_helper.from_array(wider, "w4"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = small.N_CLASSES + 1
+    onnx.save(model, str(path))
+    return path
+
+
+# Several inputs and outputs
+
+
+def test_outputs_of_two_kinds_are_told_apart(tmp_path):
+    model = small.two_input_model(tmp_path / "two.onnx")
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32)
+    np.savez(tmp_path / "two.npz", left=left, right=right)
+    spec = bench_spec(model, tmp_path / "two.npz", tmp_path, metrics=())
+    opened = Workbench(spec)
+    assert opened.output_kinds() == {"scores": "probabilities", "distance": "values"}
+    assert opened.evaluate(task(spec, Strategy())).divergence.value > 0
+
+
+def test_kind_as_told_wins(conv_case, tmp_path):
+    opened = Workbench(bench_spec(*conv_case, tmp_path, output_kinds={"logits": "values"}))
+    assert opened.output_kinds() == {"logits": "values"}
+
+
+# Latency
+
+
+def test_timed_task_has_a_latency_over_the_baseline(bench):
+    latency = bench.evaluate(task(bench.spec, Strategy(), is_timed=True)).latency
+    assert latency.n_visits == 6
+    assert latency.n_inferences == 6 * 3
+    assert latency.median_ms > 0
+    assert latency.ratio.low <= latency.ratio.value <= latency.ratio.high
+
+
+def test_comparison_times_all_models_and_the_first_is_one(bench):
+    subjects = (F32, Strategy(), Strategy(subset_size=5))
+    outcome = bench.compare(ComparisonTask(bench=bench.spec, subjects=subjects))
+    assert isinstance(outcome, Comparison)
+    assert len(outcome.latencies) == 3
+    assert outcome.latencies[0].ratio.value == 1
+
+
+def test_comparison_with_a_failing_strategy_is_a_failure(bench):
+    outcome = bench.compare(ComparisonTask(bench=bench.spec, subjects=(F32, NOTHING)))
+    assert isinstance(outcome, Failure)
+    assert outcome.stage == "quantize"
+
+
+# Values that travel
+
+
+SUBJECTS = {"strategy": Strategy(subset_size=20), "float model": F32, "failing strategy": EVERYTHING}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_task_survives_pickling(bench, name):
+    sent = task(bench.spec, SUBJECTS[name], has_intervals=True)
+    assert pickle.loads(pickle.dumps(sent)) == sent
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_outcome_survives_pickling_and_json(bench, name):
+    outcome = bench.evaluate(task(bench.spec, SUBJECTS[name], has_intervals=True))
+    assert pickle.loads(pickle.dumps(outcome)) == outcome
+    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+
+
+def test_timed_outcome_survives_json(bench):
+    outcome = bench.evaluate(task(bench.spec, Strategy(), is_timed=True))
+    assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[ProcessPoolExecutor]:
+    """Yield one worker process that inherits nothing."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_child_process_gives_the_same_outcome(bench, child, tmp_path, name):
+    here = bench.evaluate(task(bench.spec, SUBJECTS[name]))
+    elsewhere = dataclasses.replace(bench.spec, model_dir=str(tmp_path))  # so that the child quantizes for itself
+    there = child.submit(run_task, task(elsewhere, SUBJECTS[name])).result(timeout=120)
+    if isinstance(here, Failure):
+        assert there == here
+    else:
+        assert (there.graph_digest, there.outputs_digest) == (here.graph_digest, here.outputs_digest)
+        assert (there.divergence, there.metrics, there.n_items) == (here.divergence, here.metrics, here.n_items)
+
+
+def test_one_bench_stays_open_until_another_is_asked_for(bench, tmp_path):
+    other = dataclasses.replace(bench.spec, model_dir=str(tmp_path))
+    opened = open_bench(bench.spec)
+    assert open_bench(bench.spec) is opened
+    assert open_bench(other) is not opened
+    assert open_bench(bench.spec) is not opened
