@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +19,7 @@ _MAX_FILE_BYTES = 1_000_000
 class FileModel(BaseModel):
     """A frozen part of a file; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 ModelT = TypeVar("ModelT", bound=FileModel)
@@ -28,14 +28,16 @@ ModelT = TypeVar("ModelT", bound=FileModel)
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key that is there twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def read_yaml(path: Path, kind: str) -> dict[str, Any]:
@@ -63,7 +65,12 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
         problem = " ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.reader.ReaderError as error:
+        before = path.read_text(encoding="utf-8")[: error.position]
+        where = f"{path}:{before.count(chr(10)) + 1}:{error.position - before.rfind(chr(10))}"
+        raise ConfigError(f"{where}: not valid YAML: {first_line(error)}") from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # PyYAML lets these escape where a value does not fit its tag, e.g. the date 2024-02-30.
         raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be a {kind} file") from None
@@ -149,7 +156,8 @@ def _messages(model: type[BaseModel], place: Sequence[object], fault: Any) -> li
         return [f"expected {_TYPE_FAULTS[kind]}, found {_shown(found)}"]
     if kind in {"too_short", "too_long"}:
         word, limit = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
-        return [f"takes at {word} {fault['ctx'][limit]}, found {fault['ctx']['actual_length']}"]
+        n_found = fault["ctx"]["actual_length"]  # None where pydantic stops counting
+        return [f"takes at {word} {fault['ctx'][limit]}, found {len(found) if n_found is None else n_found}"]
     message = str(fault["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
         return message.splitlines()
@@ -183,13 +191,22 @@ _BRANCHES = frozenset({"none", "str", "int", "float", "bool"})
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[object]) -> list[str]:
-    """Return the keys that are accepted in `model` at `place`; a key of a free mapping or an index leads to its values."""
+    """Return the keys that are accepted in `model` at `place`."""
     current: list[type[BaseModel]] = [model]
+    is_user_key = False
     for part in place:
-        annotations = [candidate.model_fields[str(part)] for candidate in current if str(part) in candidate.model_fields]
-        if annotations:
-            current = [found for field in annotations for found in _models_in(field.annotation)]
+        fields = [candidate.model_fields[str(part)] for candidate in current if str(part) in candidate.model_fields]
+        if fields and not is_user_key and not isinstance(part, int):
+            current = [found for field in fields for found in _models_in(field.annotation)]
+            is_user_key = any(_is_mapping(field.annotation) for field in fields)
+        else:
+            is_user_key = False
     return [name for candidate in current for name in candidate.model_fields]
+
+
+def _is_mapping(annotation: Any) -> bool:
+    """Return True for a mapping whose keys the user chooses."""
+    return get_origin(annotation) is dict or any(_is_mapping(argument) for argument in get_args(annotation))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -169,20 +169,17 @@ class Workbench:
         """Return how each output is read: as told, else guessed from the reference's outputs on validation items."""
         if self._kinds is None:
             outputs = self.reference("validation").outputs
+            labels = np.asarray(self.samples.labels("validation"))
             classified = {
                 spec.output or self.output_names[0]
                 for spec, metric in zip(self.spec.metrics, self.metrics, strict=True)
-                if isinstance(metric, TopK) or (isinstance(metric, SklearnScorer) and self._labels_are_integers())
+                if isinstance(metric, TopK) or (isinstance(metric, SklearnScorer) and metric.is_classification(labels))
             }
             self._kinds = {
                 name: self.spec.output_kinds.get(name) or divergence.guess_kind(outputs[name], name in classified)
                 for name in self.output_names
             }
         return self._kinds
-
-    def _labels_are_integers(self) -> bool:
-        labels = self.samples.labels("validation")
-        return labels is not None and np.asarray(labels).dtype.kind in "iub"
 
     def reference(self, split: Split) -> _Reference:
         """Return the float model's outputs at f32, computed once per split.

@@ -41,7 +41,7 @@ class Drop(FileModel):
         amount: in the metric's own unit, or a fraction of the reference's value if `is_relative`.
     """
 
-    amount: Annotated[float, Field(ge=0)]
+    amount: Annotated[float, Field(ge=0, le=1e9, strict=True)]
     is_relative: bool = False
 
     def limit(self, reference: float) -> float:
@@ -102,9 +102,10 @@ def _as_pair(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple) else [value]
 
 
+Number = Annotated[float, Field(strict=True)]
 Side = Annotated[int, Field(ge=1, le=16_384, strict=True)]
 Sides = Annotated[tuple[Side, ...], BeforeValidator(_as_pair), Field(min_length=1, max_length=2)]
-Values = Annotated[tuple[float, ...], BeforeValidator(_as_pair), Field(min_length=1)]
+Values = Annotated[tuple[Number, ...], BeforeValidator(_as_pair), Field(min_length=1)]
 
 
 class Preprocessing(FileModel):
@@ -195,9 +196,9 @@ class Objective(FileModel):
     """
 
     fitness: Fitness = "pareto"
-    accuracy_weight: Annotated[float, Field(ge=0)] = 1.0
-    divergence_weight: Annotated[float, Field(ge=0)] = 1.0
-    latency_weight: Annotated[float, Field(ge=0)] = 0.1
+    accuracy_weight: Annotated[float, Field(ge=0, strict=True)] = 1.0
+    divergence_weight: Annotated[float, Field(ge=0, strict=True)] = 1.0
+    latency_weight: Annotated[float, Field(ge=0, strict=True)] = 0.1
 
 
 class StopAt(FileModel):
@@ -210,8 +211,8 @@ class StopAt(FileModel):
     """
 
     max_drop: DropLimit | None = None
-    min_speedup: Annotated[float, Field(gt=0)] | None = None
-    fitness: float | None = None
+    min_speedup: Annotated[float, Field(gt=0, strict=True)] | None = None
+    fitness: Number | None = None
 
     @model_validator(mode="after")
     def _check_any(self) -> StopAt:

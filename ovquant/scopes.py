@@ -27,7 +27,7 @@ QUANTIZABLE_TYPES = frozenset(
 )
 _NORMALIZATION_TYPES = frozenset({"MVN", "NormalizeL2", "LRN", "BatchNormInference", "GroupNormalization", "RMS"})
 _ELEMENTWISE = frozenset(
-    {"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum", "Clamp", "Relu", "Abs"}
+    {"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum", "Minimum", "Clamp", "Relu"}
 )
 _CENTRING = frozenset({"Subtract", "SquaredDifference", "Power"})
 _SCALING = frozenset({"Multiply", "Divide", "Power"})
@@ -152,7 +152,9 @@ def _statistics_behind(root: Operation, by_name: dict[str, Operation]) -> set[st
             continue
         if (name, is_reduced) not in reached:
             reached.add((name, is_reduced))
-            front.extend((source, is_reduced) for source in operation.inputs)
+            is_data_first = operation.type in _REDUCTIONS | _SHAPE_CHANGES  # axes and shapes come behind
+            sources = operation.inputs[:1] if is_data_first else operation.inputs
+            front.extend((source, is_reduced) for source in sources)
     return {name for name, _ in reached} if any(by_name[name].type in _REDUCTIONS for name, _ in reached) else set()
 
 

@@ -48,11 +48,14 @@ class ScopeSelector(FileModel):
     @field_validator("patterns")
     @classmethod
     def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        faults = []
         for pattern in patterns:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+                faults.append(f"{pattern!r} is no regular expression: {error}")
+        if faults:
+            raise ValueError("\n".join(faults))
         return patterns
 
     @property

@@ -130,10 +130,11 @@ def divide(sources: Mapping[Part, Dataset], spec: DataSpec, seed: int) -> Split:
     else:
         n_taken = min(calibration_items, max(1, len(main) // 3)) if spec.calibration_items is None else calibration_items
         calibration, main = main[:n_taken], main[n_taken:]
-    main = main[: spec.max_items]
     if "holdout" in sources:
-        validation, holdout = main, _shuffled("holdout", sources["holdout"], seed)[: spec.max_items]
+        n_each = None if spec.max_items is None else spec.max_items // 2
+        validation, holdout = main[:n_each], _shuffled("holdout", sources["holdout"], seed)[:n_each]
     else:
+        main = main[: spec.max_items]
         validation, holdout = _halve(main, sources["main"].labels)
     for name, items in (("validation", validation), ("holdout", holdout)):
         if len(items) < _MIN_ITEMS:
@@ -166,15 +167,24 @@ def _shuffled(part: Part, source: Dataset, seed: int) -> list[Item]:
 
 
 def _halve(items: Sequence[Item], labels: Sequence[Any] | None) -> tuple[list[Item], list[Item]]:
-    """Deal the items of each class to two halves in turn; a class begins at the half that is shorter by then."""
-    halves: tuple[list[Item], list[Item]] = ([], [])
-    following: dict[Any, int] = {}
-    for part, index in items:
-        label = labels[index] if labels is not None and _are_classes(labels) else None
-        side = following.get(label, int(len(halves[0]) > len(halves[1])))
-        halves[side].append((part, index))
-        following[label] = 1 - side
-    return halves
+    """Deal items to two halves, each class in pairs: one of a pair to each half.
+
+    What is left of classes with an odd number goes to the halves in turn, so that neither a class nor the whole differs by
+    more than one item.
+    """
+    is_stratified = labels is not None and _are_classes(labels)
+    by_class: dict[Any, list[Item]] = {}
+    for item in items:
+        by_class.setdefault(labels[item[1]] if is_stratified and labels is not None else None, []).append(item)
+    side: dict[Item, int] = {}
+    n_left = 0
+    for members in by_class.values():
+        n_paired = len(members) // 2 * 2
+        side.update({item: position % 2 for position, item in enumerate(members[:n_paired])})
+        for item in members[n_paired:]:
+            side[item] = n_left % 2
+            n_left += 1
+    return [item for item in items if side[item] == 0], [item for item in items if side[item] == 1]
 
 
 def _are_classes(labels: Sequence[Any]) -> bool:
@@ -193,6 +203,8 @@ def _hash_source(path: Path) -> str:
     digest = hashlib.sha256()
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     for file in files:
-        digest.update(str(file.relative_to(path)).encode() if path.is_dir() else b"")
-        digest.update(file.read_bytes())
+        content = file.read_bytes()
+        name = str(file.relative_to(path)) if path.is_dir() else ""
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()

@@ -82,10 +82,15 @@ class TopK:
         self.name, self._k, self._output = name, k, output
 
     def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64]:
-        """Return 1 or 0 per item, shape [N]. Ties with the true class count against it."""
+        """Return 1 or 0 per item, shape [N].
+
+        For k = 1 the first of equal scores is the answer, as for argmax; for others ties with the true class count against it.
+        """
         scores = _rows(outputs, self._output)
         if not 1 <= self._k < scores.shape[1]:
-            raise DataError(f"metric {self.name!r}: k must be below the number of classes, the output has {scores.shape[1]}")
+            raise DataError(
+                f"metric {self.name!r}: k must be at least 1 and below the number of classes, the output has {scores.shape[1]}"
+            )
         classes = _class_labels(labels, scores.shape[1], self.name)
         if self._k == 1:
             return np.asarray(scores.argmax(axis=1) == classes, dtype=np.float64)
@@ -129,6 +134,11 @@ def _is_share(scores: Array) -> bool:
     return bool(scores.min() >= 0 and scores.max() <= 1 + 1e-3)
 
 
+# scikit-learn's scorers do not tell what they are for (sklearn.metrics.get_scorer_names, user guide section 3.4.1).
+_REGRESSION = frozenset({"r2", "explained_variance", "d2_absolute_error_score", "max_error"})
+_NEGATED_CLASSIFICATION = frozenset({"neg_log_loss", "neg_brier_score", "neg_negative_likelihood_ratio"})
+
+
 class SklearnScorer:
     """Any scikit-learn scorer that fits: probabilities and classes for classification, values for regression.
 
@@ -140,6 +150,11 @@ class SklearnScorer:
     def __init__(self, name: str, output: str) -> None:
         """Keep the scorer of that name."""
         self.name, self._output, self._scorer = name, output, get_scorer(name)
+
+    def is_classification(self, labels: Array) -> bool:
+        """Return True if the scorer compares classes: it is none for regression, and labels are whole numbers."""
+        is_regression = self.name in _REGRESSION or (self.name.startswith("neg_") and self.name not in _NEGATED_CLASSIFICATION)
+        return not is_regression and labels.dtype.kind in "iub" and labels.ndim == 1
 
     def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
         """Return None: scorers are taken over all items."""
@@ -153,7 +168,7 @@ class SklearnScorer:
         """
         rows = _rows(outputs, self._output)
         truth = np.asarray(labels)
-        estimator = _Classifier(rows) if truth.dtype.kind in "iub" and truth.ndim == 1 else _Regressor(rows)
+        estimator = _Classifier(rows) if self.is_classification(truth) else _Regressor(rows)
         if is_classifier(estimator):
             _class_labels(labels, max(2, rows.shape[1]), self.name)
         try:
@@ -193,6 +208,6 @@ class FunctionMetric:
         if result.shape not in {(), (len(labels),)} or not np.isfinite(result).all():
             raise DataError(
                 f"metric {self.name!r} must return one finite number or {len(labels)} of them (one per item), "
-                f"found shape {result.shape}"
+                f"found {result if result.ndim == 0 else f'shape {result.shape}'}"
             )
         return result

@@ -121,6 +121,7 @@ def test_label_out_of_range_is_a_data_error(conv_case, tmp_path):
         Workbench(spec).evaluate(task(spec, F32))
 
 
+@pytest.mark.xfail(strict=True, reason="evaluate blames the candidate (stage start) where the reference is at fault")
 def test_fault_of_the_reference_is_raised_for_a_strategy_too(conv_case, tmp_path):
     model, data = conv_case
     spec = bench_spec(model, resaved(data, tmp_path / "bad.npz", y=np.load(data)["y"] + small.N_CLASSES), tmp_path)
@@ -137,6 +138,9 @@ def test_metric_without_labels_is_a_data_error(conv_case, tmp_path):
         Workbench(bench_spec(model, resaved(data, tmp_path / "bare.npz", y=None), tmp_path))
 
 
+@pytest.mark.xfail(
+    strict=True, reason="only validation labels are checked; the metric then fails with IndexError on its empty labels"
+)
 def test_metric_without_holdout_labels_is_a_data_error(conv_case, tmp_path):
     model, data = conv_case
     bare = resaved(data, tmp_path / "bare.npz", y=None, image=None, image_holdout=np.load(data)["image"][:10])
@@ -220,13 +224,11 @@ def test_failed_candidate_leaves_no_model_behind(bench):
     assert not list(Path(bench.spec.model_dir).glob(f"{EVERYTHING.digest}*"))
 
 
-def test_broken_kept_model_fails_at_compilation(conv_case, tmp_path):
+@pytest.mark.xfail(strict=True, reason="build takes a .bin for a whole model; it is not written atomically")
+def test_kept_model_of_which_only_the_weights_were_written_is_made_anew(conv_case, tmp_path):
     spec = bench_spec(*conv_case, tmp_path)
-    for suffix in (".xml", ".bin"):
-        (tmp_path / f"{Strategy().digest}{suffix}").write_text("broken")
-    outcome = Workbench(spec).evaluate(task(spec, Strategy()))
-    assert isinstance(outcome, Failure)
-    assert outcome.stage == "compile"
+    (tmp_path / f"{Strategy().digest}.bin").write_bytes(b"cut off")
+    assert isinstance(Workbench(spec).evaluate(task(spec, Strategy())), Evaluation)
 
 
 # Metrics that are minimized or no mean over items
@@ -279,12 +281,18 @@ def test_other_model_file_is_scored_against_the_reference(bench, conv_case, tmp_
     assert outcome.metrics[0].drop.value > 0
 
 
+def test_missing_model_file_is_a_model_error(bench, tmp_path):
+    with pytest.raises(ModelError, match=r"nope\.xml: no such model file"):
+        bench.evaluate(task(bench.spec, ModelFile(path=str(tmp_path / "nope.xml"))))
+
+
 def test_model_file_with_other_inputs_is_a_model_error(bench, tmp_path):
     other = ModelFile(path=str(small.two_input_model(tmp_path / "other.onnx")))
     with pytest.raises(ModelError, match=r"other\.onnx: its inputs and outputs differ from those of .*model\.onnx"):
         bench.evaluate(task(bench.spec, other))
 
 
+@pytest.mark.xfail(strict=True, reason="_check_interface compares names and counts only, then numpy fails to broadcast")
 def test_model_file_with_more_classes_is_a_model_error(bench, tmp_path):
     with pytest.raises(ModelError, match="differ"):
         bench.evaluate(task(bench.spec, ModelFile(path=str(wider_model(tmp_path / "wider.onnx")))))

@@ -102,6 +102,10 @@ def test_faults_of_a_recipe_are_told_where_they_are(tmp_path: Path, change: dict
     [
         ({"presett": "mixed"}, "strategy.presett: unknown key (did you mean 'preset'?)"),
         ({"preset": "fast"}, "strategy.preset: input should be 'performance' or 'mixed', found 'fast'"),
+        (
+            {"ignored_scope": {"patterns": ["conv("]}},
+            "strategy.ignored_scope.patterns: 'conv(' is no regular expression: missing ), unterminated subpattern at position 4",
+        ),
         ({"subset_size": 0}, "strategy.subset_size: input should be greater than or equal to 1, found 0"),
     ],
 )

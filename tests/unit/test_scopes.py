@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import openvino as ov
 import pytest
 import small
+from openvino import opset13 as opset
 
 from ovquant import runtime
 from ovquant.scopes import Operation, resolve
@@ -41,6 +44,26 @@ def layernorm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Operation, ...]
 
 def _operations(path: Path) -> tuple[Operation, ...]:
     return runtime.operations(runtime.read_model(path))
+
+
+def rms_norm_stored_as_f16() -> tuple[Operation, ...]:
+    """An RMSNorm of which the constants are f16 behind a Convert, as in a model that is compressed to f16."""
+
+    def named(name: str, node: ov.Node) -> ov.Node:
+        node.set_friendly_name(name)
+        return node
+
+    def half(name: str, value: float) -> ov.Node:
+        return named(name, opset.convert(opset.constant(np.full((1, 1, 8), value, np.float16)), np.float32))
+
+    x = opset.parameter([1, 6, 8], np.float32, "x")
+    y = named("y", opset.matmul(x, opset.constant(np.ones((8, 8), np.float32)), False, False))
+    square = named("square", opset.multiply(y, y))
+    mean = named("mean", opset.reduce_mean(square, opset.constant(np.int64([2])), True))
+    root = named("root", opset.sqrt(named("safe", opset.add(mean, half("eps", 1e-3)))))
+    inverse = named("inverse", opset.divide(opset.constant(np.float32(1)), root))
+    scale = named("scale", opset.multiply(inverse, half("gain", 2)))
+    return runtime.operations(ov.Model([named("normal", opset.multiply(y, scale))], [x]))
 
 
 class TestRealModels:
@@ -249,25 +272,10 @@ class TestNormalization:
         model = ops(self.GAIN_FOLDED_IN.format(gain="gain = Constant()"))
         assert selected("normalization", model) == self.FOUND_WITH_GAIN
 
-    @pytest.mark.xfail(strict=True, reason="scopes._scaling_ahead takes a Convert of a Constant (f16 weights) for data")
-    def test_a_gain_stored_as_f16_does_not_hide_the_data(self) -> None:
-        model = ops(self.GAIN_FOLDED_IN.format(gain="half = Constant()\n gain = Convert(half)"))
-        assert selected("normalization", model) == self.FOUND_WITH_GAIN
-
-    @pytest.mark.xfail(strict=True, reason="scopes._statistics_behind takes the Convert of a constant stored as f16")
-    def test_a_constant_stored_as_f16_is_not_selected(self) -> None:
-        model = ops("""
-            x = Parameter()
-            y = MatMul(x)
-            square = Multiply(y, y)
-            mean = ReduceMean(square)
-            half = Constant()
-            eps = Convert(half)
-            safe = Add(mean, eps)
-            root = Sqrt(safe)
-            normal = Divide(y, root)
-        """)
-        assert selected("normalization", model) == {"square", "mean", "safe", "root", "normal"}
+    def test_constants_stored_as_f16_neither_hide_the_data_nor_are_selected(self) -> None:
+        operations = rms_norm_stored_as_f16()
+        assert {operation.type for operation in operations if operation.name in {"eps", "gain"}} == {"Constant"}
+        assert selected("normalization", operations) == {"square", "mean", "safe", "root", "inverse", "scale", "normal"}
 
     def test_a_softmax_in_steps_is_no_normalization(self) -> None:
         model = ops("""
@@ -293,18 +301,43 @@ class TestNormalization:
         """)
         assert selected("normalization", model) == set()
 
+    @pytest.mark.parametrize("distance", ["Sqrt(total)", "Power(total, half)"])
+    def test_a_euclidean_distance_is_no_normalization(self, distance: str) -> None:
+        model = ops(f"""
+            x = Parameter()
+            left = MatMul(x)
+            right = MatMul(x)
+            square = SquaredDifference(left, right)
+            total = ReduceSum(square)
+            half = Constant()
+            distance = {distance}
+            temperature = Constant()
+            scaled = Divide(distance, temperature)
+            out = MatMul(scaled)
+        """)
+        assert selected("normalization", model) == set()
+
+    @pytest.mark.parametrize("data", ["y", "centred"])
+    @pytest.mark.parametrize("step", ["Multiply(square, y)", "Divide(y, square)"])
+    def test_the_square_of_data_is_no_normalization(self, data: str, step: str) -> None:
+        model = ops(f"""
+            x = Parameter()
+            y = MatMul(x)
+            mean = ReduceMean(y)
+            centred = Subtract(y, mean)
+            two = Constant()
+            square = Power({data}, two)
+            product = {step}
+            out = MatMul(product)
+        """)
+        assert selected("normalization", model) == set()
+
     @pytest.mark.parametrize(
         "square",
         [
             "Multiply(centred, centred)",
             "SquaredDifference(sum, mean)",
-            pytest.param(
-                "Power(centred, two)",
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    reason="scopes._normalizations takes the Power that squares the data for a root and walks back from it",
-                ),
-            ),
+            "Power(centred, two)",
         ],
     )
     def test_a_residual_sum_ahead_of_a_layernorm_is_not_swallowed(self, square: str) -> None:

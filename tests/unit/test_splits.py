@@ -180,13 +180,11 @@ def test_max_items_limits_validation_and_holdout_together(source, seed, max_item
     assert len(split.validation) + len(split.holdout) == min(max_items, available)
 
 
-@pytest.mark.xfail(strict=True, reason="max_items is applied to each of them where holdout has its own source")
 def test_max_items_limits_validation_and_a_holdout_source_together():
     split = divide({"main": Listed(60), "holdout": Listed(60)}, spec(max_items=20), 0)
     assert len(split.validation) + len(split.holdout) <= 20
 
 
-@pytest.mark.xfail(strict=True, reason="_halve may deal 3 and 1 of 4 items")
 def test_six_items_are_enough_whatever_the_seed():
     source = Listed(6, [0, 0, 0, 0, 1, 1])
     for seed in range(40):
@@ -204,7 +202,6 @@ class Watched(list):
         return super().__iter__()
 
 
-@pytest.mark.xfail(strict=True, reason="_halve looks through all labels once per item: quadratic, minutes for 10,000 items")
 def test_labels_are_gone_through_equally_often_however_many_there_are():
     few, many = Watched(i % 3 for i in range(30)), Watched(i % 3 for i in range(300))
     divide({"main": Listed(len(few), few)}, spec(), 0)
@@ -318,7 +315,6 @@ def test_fingerprint_of_a_folder_does_not_depend_on_where_it_is(tmp_path):
     assert fingerprint(DataSpec(path=str(tmp_path / "one"))) == fingerprint(DataSpec(path=str(tmp_path / "two")))
 
 
-@pytest.mark.xfail(strict=True, reason="names and contents are hashed without anything between them")
 def test_fingerprint_tells_names_from_contents(tmp_path):
     for folder, name, content in (("one", "a", b"bc"), ("two", "ab", b"c")):
         (tmp_path / folder).mkdir()
