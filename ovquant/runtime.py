@@ -75,8 +75,9 @@ def read_model(path: Path) -> ov.Model:
     elif path.suffix == ".xml" and not path.with_suffix(".bin").exists():
         raise ModelError(f"{path}: the weights file {path.with_suffix('.bin').name} is missing beside it")
     try:
-        if path.suffix in {".xml", ".onnx"}:
+        if path.suffix == ".xml":
             return _core().read_model(str(path))
+        # Not read_model: it leaves biases behind shape computations, where NNCF's bias correction does not find them.
         return cast("ov.Model", _ov().convert_model(str(path)))
     except Exception as error:
         raise ModelError(f"{path}: OpenVINO cannot read this model: {first_line(error)}") from error

@@ -108,6 +108,9 @@ class Study:
             return self._ask()
 
     def _ask(self) -> Proposal:
+        # Optuna asks no sampler for a trial without parameters.
+        if not self._space.genes and (self._asked or any(trial.code is not None for trial in self.trials())):
+            raise LookupError("the only strategy of the search space was tried")
         trial = self._study.ask()
         for gene in self._space.genes:
             trial.suggest_categorical(gene.name, gene.labels)

@@ -103,7 +103,9 @@ def test_files_that_are_no_images_and_hidden_folders_are_left_out(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("no image")
     write_image(tmp_path / ".cache" / "b.png")
-    assert len(image_folder(tmp_path)) == 1
+    folder = image_folder(tmp_path)
+    assert [folder.item_name(index) for index in range(len(folder))] == [str(tmp_path / "a.png")]
+    assert folder.labels is None
 
 
 @pytest.mark.parametrize("folder", ["", "class"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nncf
 import numpy as np
 import onnx
 import pytest
@@ -148,12 +149,12 @@ def test_quantized_model_is_refused(conv):
 
 
 def test_model_with_compressed_weights_is_refused(tmp_path):
-    weights = helper.make_tensor("w", TensorProto.INT8, [32, 16], np.arange(512, dtype=np.int8).tobytes(), raw=True)
-    nodes = [
-        helper.make_node("Cast", ["w"], ["float_w"], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", ["x", "float_w"], ["y"], "matmul"),
-    ]
-    path = write_onnx(tmp_path / "model.onnx", nodes, [weights], [1, 32], [1, 16])
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.normal(size=(64, 128)).astype(np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")]
+    model = runtime.read_model(write_onnx(tmp_path / "model.onnx", nodes, [weights], [1, 64], [1, 128]))
+    path = tmp_path / "compressed.xml"
+    runtime.save_model(nncf.compress_weights(model), path)
     with pytest.raises(ModelError, match="is already quantized"):
         runtime.require_quantizable(runtime.read_model(path), path)
 

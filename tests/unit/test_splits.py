@@ -233,6 +233,13 @@ def test_split_as_dict_lists_the_indices_by_source():
     assert split.as_dict() == {"calibration": {"calibration": [4, 1]}, "validation": {"main": [2]}, "holdout": {"main": [0]}}
 
 
+def test_sources_of_one_size_are_put_in_orders_of_their_own():
+    split = divide({"main": Listed(60), "calibration": Listed(60), "holdout": Listed(60)}, spec(), 0)
+    orders = [indices(split.calibration), indices(split.validation), indices(split.holdout)]
+    assert all(sorted(order) == list(range(60)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
 # Opened samples
 
 

@@ -1,0 +1,84 @@
+"""Devices that are not here, and requirements that this one does not meet."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovquant import devices, runtime
+from ovquant.errors import DeviceError
+from ovquant.targets import Requirements, Target, load_target, shipped_names
+
+
+def target(device: str = "CPU", **requirements: tuple[str, ...]) -> Target:
+    return Target(version=1, name="mine", device=device, requirements=Requirements(**requirements))
+
+
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch):
+    def set_flags(*names: str) -> None:
+        monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset(names))
+
+    return set_flags
+
+
+def test_a_device_that_is_here_is_used_without_notes():
+    device = devices.resolve_device(target(), None)
+    assert (device.name, device.notes) == ("CPU", ())
+    assert device.full_name
+
+
+@pytest.mark.parametrize("device", ["GPU", "GPU.1", "NPU", "cpu"])
+def test_a_missing_device_is_an_error_that_lists_those_that_are_here(device: str):
+    with pytest.raises(DeviceError, match=rf"target 'mine': device '{device}' is not on this machine.*devices here: .*CPU"):
+        devices.resolve_device(target(device), None)
+
+
+def test_another_device_is_a_dry_run():
+    device = devices.resolve_device(target("GPU"), "CPU")
+    assert device.name == "CPU"
+    assert device.notes == ("DRY RUN: measured on CPU, not on the device of target 'mine' (GPU).",)
+
+
+def test_the_targets_own_device_is_no_dry_run():
+    assert devices.resolve_device(target("CPU"), "CPU").notes == ()
+
+
+def test_a_missing_cpu_flag_is_an_error(flags):
+    flags("avx2")
+    with pytest.raises(DeviceError, match="CPU flag amx_int8 is missing"):
+        devices.resolve_device(target(cpu_flags_any=("amx_int8",)), None)
+
+
+def test_one_of_several_flags_is_enough(flags):
+    flags("avx_vnni")
+    assert devices.unmet_requirements(Requirements(cpu_flags_any=("avx512_vnni", "avx_vnni")), "CPU") == []
+
+
+def test_a_flag_that_must_not_be_there_is_an_error(flags):
+    flags("avx2", "avx512_vnni")
+    with pytest.raises(DeviceError, match="avx512_vnni must not be there"):
+        devices.resolve_device(load_target("cpu-avx2"), None)
+
+
+def test_unmet_requirements_make_a_dry_run_of_an_explicit_device(flags):
+    flags("avx2")
+    assert "DRY RUN" in devices.resolve_device(load_target("cpu-amx"), "CPU").notes[0]
+
+
+def test_cpu_flags_are_not_asked_of_other_devices(flags, monkeypatch: pytest.MonkeyPatch):
+    flags()
+    monkeypatch.setattr(runtime, "device_capabilities", lambda device: frozenset({"INT8", "FP16"}))
+    requirements = Requirements(cpu_flags_any=("amx_int8",), capabilities=("INT8",))
+    assert devices.unmet_requirements(requirements, "GPU") == []
+
+
+def test_a_gpu_without_int8_is_not_what_igpu_requires(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runtime, "device_capabilities", lambda device: frozenset({"FP32", "FP16"}))
+    assert devices.unmet_requirements(load_target("igpu").requirements, "GPU") == [
+        "OpenVINO capability INT8 (offered: FP16, FP32)"
+    ]
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_profile_requires_int8(name: str):
+    assert "INT8" in load_target(name).requirements.capabilities

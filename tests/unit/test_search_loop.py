@@ -1,0 +1,224 @@
+"""The loop, the study and the sampler together, on made-up measurements and a scripted clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fakes.clock import ScriptedClock
+from fakes.executor import TableExecutor
+
+from ovquant.errors import OutputError
+from ovquant.evaluation import BenchSpec, Task
+from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
+from ovquant.objectives import Rules
+from ovquant.records import Failure, Outcome
+from ovquant.search import Plan, Progress, StopReason, run_search
+from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
+from ovquant.study import Study, read_trials
+from ovquant.targets import Genes, Target
+
+GENES = {"preset": ["performance", "mixed"], "model_type": [None, "transformer"], "subset_size": [10, 20, 30]}
+FACTS = ModelFacts(operations=(), n_calibration=30, own_precision="f32", device_precisions=frozenset({"f32"}))
+METRICS = (MetricSpec(name="accuracy", max_drop=Drop(amount=0.03)),)
+
+
+def target(genes: dict[str, object]) -> Target:
+    return Target(version=1, name="t", device="CPU", genes=Genes.model_validate(genes))
+
+
+class Case:
+    """One search with everything made up."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        genes: dict[str, object] | None = None,
+        metrics: tuple[MetricSpec, ...] = METRICS,
+        population: int = 4,
+        max_trials: int | None = 12,
+        budget_s: float | None = None,
+        stop_at: StopAt | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        profile = target(GENES if genes is None else genes)
+        self.space: SearchSpace = build_space(profile, FACTS)
+        default = nncf_default(profile, FACTS)
+        try:
+            seeds, is_in_space = (self.space.genome_from_strategy(default),), True
+        except ValueError:
+            seeds, is_in_space = (), False
+        rules = Rules(
+            objective=objective or Objective(),
+            metrics=metrics,
+            metric_directions=("maximize",) * len(metrics),
+            max_divergence=None,
+        )
+        self.study = Study(folder / "study.db", rules=rules, space=self.space, seeds=seeds, seed=0, population=population)
+        bench = BenchSpec(
+            model="m", target=profile, device="CPU", data=DataSpec(path="d"), seed=0, metrics=metrics, output_kinds={},
+            model_dir="models",
+        )  # fmt: skip
+        self.plan = Plan(
+            bench=bench, rules=rules, default=default, is_default_in_space=is_in_space, own_precision="f32",
+            max_trials=max_trials, budget_s=budget_s, stop_at=stop_at,
+        )  # fmt: skip
+        self.clock = ScriptedClock()
+        self.seen: list[Progress] = []
+
+    def run(self, executor: TableExecutor | None = None, seconds: float = 1.0) -> StopReason:
+        return run_search(
+            self.plan, self.study, Slow(executor or TableExecutor(), self.clock, seconds), self.clock, self.seen.append
+        )
+
+
+class Slow:
+    """Lets the clock run on with every task."""
+
+    def __init__(self, executor: TableExecutor, clock: ScriptedClock, seconds: float) -> None:
+        self._executor, self._clock, self._seconds = executor, clock, seconds
+
+    def submit(self, task: Task) -> Outcome:
+        self._clock.advance(self._seconds)
+        return self._executor.submit(task)
+
+    compare = None
+
+
+def digests(case: Case) -> Sequence[str]:
+    return [trial.strategy.digest for trial in case.study.trials() if trial.strategy is not None]
+
+
+def test_it_ends_at_max_trials_not_counting_the_float_model(tmp_path: Path):
+    case = Case(tmp_path, max_trials=7)
+    assert case.run() == "max_trials reached"
+    assert len(digests(case)) == 7
+    assert len(case.study.trials()) == 8
+
+
+def test_it_ends_when_the_budget_is_used_up(tmp_path: Path):
+    case = Case(tmp_path, max_trials=None, budget_s=5)
+    assert case.run() == "budget used up"
+    assert len(case.study.trials()) == 5
+
+
+def test_nncf_default_is_tried_however_short_the_budget(tmp_path: Path):
+    case = Case(tmp_path, budget_s=0.1)
+    assert case.run() == "budget used up"
+    assert [trial.role for trial in case.study.trials()] == ["baseline", "default"]
+
+
+def test_every_strategy_of_a_small_space_is_tried_once(tmp_path: Path):
+    case = Case(tmp_path, max_trials=100)
+    assert case.run() == "search space exhausted"
+    assert sorted(digests(case)) == sorted(case.space.strategy_from_genome(g).digest for g in case.space.genomes())
+
+
+def test_a_space_without_free_genes_is_one_strategy(tmp_path: Path):
+    case = Case(tmp_path, genes={"preset": "mixed"})
+    assert case.run() == "search space exhausted"
+    assert [trial.role for trial in case.study.trials()] == ["baseline", "default", "candidate"]
+
+
+def test_all_candidates_failing_ends_with_the_budget_not_with_an_exception(tmp_path: Path):
+    case = Case(tmp_path, max_trials=6)
+    every = frozenset(case.space.strategy_from_genome(genome).digest for genome in case.space.genomes())
+    assert case.run(TableExecutor(failing=every)) == "max_trials reached"
+    assert all(isinstance(trial.outcome, Failure) for trial in case.study.trials()[1:])
+
+
+def test_without_metrics_nncf_default_sets_the_limit(tmp_path: Path):
+    case = Case(tmp_path, metrics=())
+    case.run()
+    trials = case.study.trials()
+    limit = trials[1].evaluation.divergence.value
+    assert case.study.rules.max_divergence == limit
+    assert [t.is_feasible for t in trials[1:]] == [t.evaluation.divergence.value <= limit for t in trials[1:]]
+
+
+def test_the_limit_is_found_again_when_a_search_continues(tmp_path: Path):
+    Case(tmp_path, metrics=(), max_trials=5).run()
+    again = Case(tmp_path, metrics=(), max_trials=10)
+    again.run()
+    trials = again.study.trials()
+    assert again.study.rules.max_divergence == trials[1].evaluation.divergence.value
+    assert len(trials) == 11
+
+
+@pytest.mark.parametrize("stop_at", [StopAt(min_speedup=1.5), StopAt(max_drop=Drop(amount=0.01)), StopAt(min_speedup=9.0)])
+def test_stop_at_is_met_by_the_last_trial_and_by_none_before(tmp_path: Path, stop_at: StopAt):
+    case = Case(tmp_path, stop_at=stop_at)
+    reason = case.run()
+    met = []
+    for trial in case.study.trials()[1:]:
+        evaluation = trial.evaluation
+        is_fast = stop_at.min_speedup is None or 1 / evaluation.latency.ratio.value >= stop_at.min_speedup
+        is_exact = stop_at.max_drop is None or evaluation.metrics[0].drop.value <= stop_at.max_drop.amount
+        met.append(trial.is_feasible and is_fast and is_exact)
+    assert (reason == "stop_at met") == met[-1]
+    assert not any(met[:-1])
+
+
+def test_a_fitness_to_stop_at(tmp_path: Path):
+    case = Case(tmp_path, objective=Objective(fitness="accuracy"), stop_at=StopAt(fitness=0.8))
+    assert case.run() == "stop_at met"
+    assert case.study.trials()[-1].fitness >= 0.8
+
+
+def test_progress_tells_numbers_and_an_estimate(tmp_path: Path):
+    case = Case(tmp_path, max_trials=6)
+    case.run()
+    last = case.seen[-1]
+    assert (last.n_candidates, last.max_trials, last.elapsed_s, last.remaining_s) == (6, 6, 7.0, 0.0)
+    assert case.seen[3].remaining_s == pytest.approx(4 / 3 * 3)
+
+
+def test_the_best_so_far_is_feasible_and_never_a_default_that_the_target_forbids(tmp_path: Path):
+    case = Case(tmp_path, genes={"preset": "mixed", "subset_size": [10, 20, 30]})
+    case.run()
+    for progress in case.seen:
+        assert progress.best is None or (progress.best.is_feasible and progress.best.role == "candidate")
+
+
+def test_generations_have_the_size_of_the_population(tmp_path: Path):
+    case = Case(tmp_path, max_trials=10)
+    case.run()
+    generations = [trial.generation for trial in case.study.trials()[1:]]
+    assert generations == [0] * 4 + [1] * 4 + [2] * 2
+
+
+def test_parents_come_from_earlier_generations(tmp_path: Path):
+    case = Case(tmp_path, max_trials=12)
+    case.run()
+    trials = {trial.number: trial for trial in case.study.trials()}
+    for trial in trials.values():
+        assert all(trials[parent].generation < trial.generation for parent in trial.parents)
+
+
+def test_readers_see_the_same_trials(tmp_path: Path):
+    case = Case(tmp_path, max_trials=6)
+    case.run()
+    assert read_trials(tmp_path / "study.db") == case.study.trials()
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all", None])
+def test_what_is_no_study_is_told(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "study.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OutputError, match="study"):
+        read_trials(path)
+
+
+def test_single_objective_studies_are_maximized(tmp_path: Path):
+    case = Case(tmp_path, objective=Objective(fitness="weighted", divergence_weight=0.5, latency_weight=0.2))
+    case.run()
+    for trial in case.study.trials():
+        evaluation = trial.evaluation
+        quality = evaluation.metrics[0].value - 0.5 * evaluation.divergence.value
+        assert trial.objectives == (pytest.approx(quality - 0.2 * evaluation.latency.ratio.value),)
+    best = case.seen[-1].best
+    feasible = [trial for trial in case.study.trials()[1:] if trial.is_feasible]
+    assert best.fitness == max(trial.fitness for trial in feasible)

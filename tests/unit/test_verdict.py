@@ -1,0 +1,177 @@
+"""Finalists, holdout, words: with hand-made measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from fakes.records import evaluation, interval, latency, metric, trial
+
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task
+from ovquant.job import DataSpec, Drop, MetricSpec, Objective
+from ovquant.objectives import Rules
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Latency, Outcome, Trial
+from ovquant.strategy import Strategy
+from ovquant.targets import Target
+from ovquant.verdict import decide, judge
+
+ACCURACY = (MetricSpec(name="accuracy", max_drop=Drop(amount=0.02)),)
+BENCH = BenchSpec(
+    model="model.onnx",
+    target=Target(version=1, name="t", device="CPU"),
+    device="CPU",
+    data=DataSpec(path="data.npz"),
+    seed=0,
+    metrics=ACCURACY,
+    output_kinds={},
+    model_dir=str(Path("models")),
+)
+
+
+def rules(metrics: tuple[MetricSpec, ...] = ACCURACY, max_divergence: float | None = None) -> Rules:
+    return Rules(
+        objective=Objective(),
+        metrics=metrics,
+        metric_directions=("maximize",) * len(metrics),
+        max_divergence=max_divergence,
+    )
+
+
+def strategy(number: int) -> Strategy:
+    return Strategy(subset_size=number)
+
+
+def finalist(number: int, **measured: float) -> Trial:
+    return trial(number, strategy=strategy(number), **measured)
+
+
+class Holdout:
+    """Answers with drops and latency ratios by subset size (the trial's number); 0 is the baseline, -1 the reference."""
+
+    def __init__(self, drops: dict[int, tuple[float, float]], ratios: dict[int, float]) -> None:
+        self.drops, self.ratios = drops, ratios
+        self.order: list[str] = []
+
+    def submit(self, task: Task) -> Outcome:
+        self.order.append("holdout")
+        assert task.split == "holdout"
+        assert not task.is_timed
+        drop, half = self.drops.get(self._key(task.subject), (0.0, 0.0))
+        metrics = [metric(0.9 - drop, drop, half_width=half or 1e-9)] if task.bench.metrics else []
+        done = evaluation(divergence=0.01, metrics=metrics, ratio=None)
+        return dataclasses.replace(done, split="holdout")
+
+    def compare(self, task: ComparisonTask) -> Comparison | Failure:
+        self.order.append("latency")
+        return Comparison(latencies=tuple(self._latency(subject) for subject in task.subjects))
+
+    def _latency(self, subject: object) -> Latency:
+        return latency(self.ratios.get(self._key(subject), 1.0), 0.001)
+
+    @staticmethod
+    def _key(subject: object) -> int:
+        if isinstance(subject, FloatModel):
+            return 0 if subject.inference_precision == "bf16" else -1
+        assert isinstance(subject, Strategy)
+        return subject.subset_size
+
+
+def test_latency_is_measured_together_and_before_the_holdout_is_opened():
+    executor = Holdout({}, {1: 0.5, 2: 0.6, -1: 1.5})
+    decide(BENCH, executor, rules(), [finalist(1), finalist(2)], None, "bf16")
+    assert executor.order == ["latency", *["holdout"] * 4]
+
+
+def test_the_order_follows_the_latencies_measured_at_the_end():
+    executor = Holdout({}, {1: 0.7, 2: 0.5})
+    verdict = decide(BENCH, executor, rules(), [finalist(1), finalist(2)], None, "bf16")
+    assert verdict.winner == 2
+    assert [row.trial for row in verdict.rows] == [None, None, 2, 1]
+
+
+def test_the_first_that_is_not_refuted_wins():
+    executor = Holdout({1: (0.1, 0.01), 2: (0.03, 0.02)}, {1: 0.5, 2: 0.6})
+    verdict = decide(BENCH, executor, rules(), [finalist(1), finalist(2)], None, "bf16")
+    assert (verdict.winner, verdict.judgement) == (2, "inconclusive")
+    assert {row.trial: row.judgement for row in verdict.rows if row.judgement} == {2: "inconclusive", 1: "refuted"}
+
+
+def test_where_all_are_refuted_the_verdict_warns():
+    executor = Holdout({1: (0.1, 0.01)}, {1: 0.5})
+    verdict = decide(BENCH, executor, rules(), [finalist(1)], None, "bf16")
+    assert verdict.judgement == "refuted"
+    assert not verdict.is_worth_it
+    assert "do not deploy it" in verdict.sentences[-1]
+
+
+def test_a_slower_model_is_said_not_to_be_worth_it():
+    verdict = decide(BENCH, Holdout({}, {1: 1.1}), rules(), [finalist(1)], None, "bf16")
+    assert not verdict.is_worth_it
+    assert verdict.sentences[0].startswith("Quantization is not worth it here: trial 1")
+
+
+def test_where_the_baseline_breaks_the_limits_the_rival_is_the_reference():
+    executor = Holdout({0: (0.05, 0.01)}, {1: 1.1, -1: 2.2})
+    verdict = decide(BENCH, executor, rules(), [finalist(1)], None, "bf16")
+    assert "float model at bf16 breaks the limits itself" in verdict.sentences[0]
+    assert "2.00x [2.00, 2.00] as fast as the float model at f32" in verdict.sentences[1]
+    assert verdict.is_worth_it
+
+
+def test_nncf_default_as_winner_is_measured_once_and_said():
+    default = trial(1, strategy=strategy(1), role="default")
+    executor = Holdout({}, {1: 0.5})
+    verdict = decide(BENCH, executor, rules(), [default], default, "bf16")
+    assert executor.order.count("holdout") == 3
+    assert [row.name for row in verdict.rows] == ["reference", "baseline", "NNCF default", "winner"]
+    assert any("found nothing that is better" in sentence for sentence in verdict.sentences)
+
+
+def test_without_metrics_nncf_defaults_divergence_on_the_holdout_is_the_limit():
+    default = trial(1, strategy=strategy(1), role="default")
+    bench = dataclasses.replace(BENCH, metrics=())
+    verdict = decide(bench, Holdout({}, {1: 0.5, 2: 0.5}), rules(()), [finalist(2)], default, "bf16")
+    assert any("limit 0.01" in sentence for sentence in verdict.sentences)
+    assert verdict.judgement == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "expected"),
+    [(0.0, 0.01, "confirmed"), (0.02, 0.01, "inconclusive"), (0.05, 0.01, "refuted"), (0.01, 0.01, "confirmed")],
+)
+def test_judgement_follows_the_interval(value: float, half: float, expected: str):
+    assert judge(evaluation(metrics=[metric(0.9, value, half_width=half)]), rules()) == expected
+
+
+def test_one_refuted_limit_refutes_all():
+    two = (*ACCURACY, MetricSpec(name="f1", max_drop=Drop(amount=0.02)))
+    measured = evaluation(metrics=[metric(0.9, 0.0, half_width=0.001), metric(0.5, 0.3, name="f1", half_width=0.01)])
+    assert judge(measured, rules(two)) == "refuted"
+
+
+def test_a_metric_without_interval_is_inconclusive():
+    assert judge(evaluation(metrics=[metric(0.9, 0.0)]), rules()) == "inconclusive"
+
+
+def test_a_divergence_limit_is_judged_too():
+    measured = dataclasses.replace(evaluation(), divergence=interval(0.5, 0.1))
+    assert judge(measured, rules((), 0.45)) == "inconclusive"
+    assert judge(measured, rules((), 0.3)) == "refuted"
+
+
+def test_a_finalist_that_cannot_be_timed_any_more_is_an_error():
+    class Broken(Holdout):
+        def compare(self, task: ComparisonTask) -> Comparison | Failure:
+            return Failure(stage="compile", error="RuntimeError", message="gone")
+
+    with pytest.raises(RuntimeError, match="cannot be timed \\(compile\\): gone"):
+        decide(BENCH, Broken({}, {}), rules(), [finalist(1)], None, "bf16")
+
+
+def test_the_holdout_evaluation_is_what_the_rows_hold():
+    verdict = decide(BENCH, Holdout({1: (0.01, 0.005)}, {1: 0.5}), rules(), [finalist(1)], None, "bf16")
+    row = verdict.winner_row
+    assert isinstance(row.evaluation, Evaluation)
+    assert row.evaluation.split == "holdout"
+    assert row.evaluation.metrics[0].drop.value == 0.01
