@@ -189,7 +189,7 @@ class Workbench:
             DataError: a metric does not fit them and the labels.
         """
         if split not in self._references:
-            outputs = self._run(self._compile(self.model, "f32"), split, f"{self.spec.model} at f32")
+            outputs = self._run(self._compile(self.model, "f32"), split, f"{self.spec.model} at f32: ")
             values, items = self._score(outputs, split)
             self._references[split] = _Reference(outputs=outputs, values=values, items=items)
         return self._references[split]
@@ -250,7 +250,7 @@ class Workbench:
             self._check_interface(model, path)
             compiled = self._compile(model, self._precision_of(subject))
         with stages.stage("validate"):
-            outputs = self._run(compiled, task.split, str(path) if isinstance(subject, ModelFile) else "this model")
+            outputs = self._run(compiled, task.split, f"{path}: " if isinstance(subject, ModelFile) else "")
             items = divergence.per_item(reference.outputs, outputs, self.output_kinds())
             metrics = self._metric_results(outputs, reference, task)
         latency = None
@@ -289,7 +289,7 @@ class Workbench:
             results = compiled.infer(self.samples.sample(item))
             for name, array in zip(self.output_names, results.values(), strict=True):
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise ModelError(f"{what}: output {name!r} holds NaN or infinity on {self.samples.name_of(item)}")
+                    raise ModelError(f"{what}output {name!r} holds NaN or infinity on {self.samples.name_of(item)}")
                 columns[name].append(array)
         return columns
 

@@ -150,7 +150,7 @@ def test_quantized_model_is_refused(conv):
 
 def test_model_with_compressed_weights_is_refused(tmp_path):
     rng = np.random.default_rng(0)
-    weights = numpy_helper.from_array(rng.normal(size=(64, 128)).astype(np.float32), "w")
+    weights = onnx.numpy_helper.from_array(rng.normal(size=(64, 128)).astype(np.float32), "w")
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")]
     model = runtime.read_model(write_onnx(tmp_path / "model.onnx", nodes, [weights], [1, 64], [1, 128]))
     path = tmp_path / "compressed.xml"
