@@ -73,21 +73,26 @@ def resolve(selector: ScopeSelector, operations: Sequence[Operation]) -> tuple[s
     return tuple(sorted(selected))
 
 
+def _first(operations: Sequence[Operation], is_counted: Callable[[Operation], bool]) -> set[str]:
+    """Return the counted operations that no other counted one precedes on any path from an input."""
+    is_behind: dict[str, bool] = {}
+    counted: set[str] = set()
+    first: set[str] = set()
+    for operation in operations:
+        before = any(is_behind.get(name, False) or name in counted for name in operation.inputs)
+        is_behind[operation.name] = before
+        if is_counted(operation):
+            counted.add(operation.name)
+            if not before:
+                first.add(operation.name)
+    return first
+
+
 def _first_convolutions(operations: Sequence[Operation]) -> set[str]:
     """Convolutions that no other convolution or MatMul precedes on any path from an input."""
     weighted = {"Convolution", "GroupConvolution", "MatMul"}
-    has_weighted_before: dict[str, bool] = {}
-    first: set[str] = set()
-    by_name = {operation.name: operation for operation in operations}
-    for operation in operations:
-        before = any(
-            has_weighted_before.get(name, False) or (name in by_name and by_name[name].type in weighted)
-            for name in operation.inputs
-        )
-        has_weighted_before[operation.name] = before
-        if operation.type in {"Convolution", "GroupConvolution"} and not before:
-            first.add(operation.name)
-    return first
+    matmuls = {operation.name for operation in operations if operation.type == "MatMul"}
+    return _first(operations, lambda operation: operation.type in weighted) - matmuls
 
 
 def _last_matmuls(operations: Sequence[Operation]) -> set[str]:
@@ -104,9 +109,18 @@ def _last_matmuls(operations: Sequence[Operation]) -> set[str]:
     return last
 
 
+def _is_depthwise(operation: Operation) -> bool:
+    return operation.group_channels is not None and operation.group_channels[1] == 1
+
+
 def _depthwise(operations: Sequence[Operation]) -> set[str]:
     """Group convolutions with one input channel per group."""
-    return {op.name for op in operations if op.group_channels is not None and op.group_channels[1] == 1}
+    return {operation.name for operation in operations if _is_depthwise(operation)}
+
+
+def _first_depthwise(operations: Sequence[Operation]) -> set[str]:
+    """Depthwise convolutions that no other one precedes; their channels often differ most in range."""
+    return _first(operations, _is_depthwise)
 
 
 def _normalizations(operations: Sequence[Operation]) -> set[str]:
@@ -185,5 +199,6 @@ ROLES: dict[ScopeRole, Callable[[Sequence[Operation]], set[str]]] = {
     "first_convolution": _first_convolutions,
     "last_matmul": _last_matmuls,
     "depthwise": _depthwise,
+    "first_depthwise": _first_depthwise,
     "normalization": _normalizations,
 }

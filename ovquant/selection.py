@@ -14,6 +14,7 @@ from ovquant.records import Failure, Latency, Trial
 
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 3
+_RESOLUTION = 0.02
 
 
 def feasible(trials: Sequence[Trial]) -> list[Trial]:
@@ -46,14 +47,16 @@ def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
 def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
 
-    A latency cannot be told from the fastest one's if it lies within the interval of that.
+    A latency cannot be told from the fastest one's if it lies within the interval of that, or within 2 % of it: bursts of a
+    few seconds do not show how a machine drifts over minutes.
 
     Args:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
     quickest = min(latencies, key=lambda latency: latency.ratio.value)
-    tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= quickest.ratio.high]
+    limit = max(quickest.ratio.high, quickest.ratio.value * (1 + _RESOLUTION))
+    tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit]
     return min(tied, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
 
 

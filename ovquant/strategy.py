@@ -20,7 +20,7 @@ RangeEstimator: TypeAlias = Literal[
 ]
 InferencePrecision: TypeAlias = Literal["f32", "bf16", "f16"]
 NncfTargetDevice: TypeAlias = Literal["ANY", "CPU", "GPU", "NPU", "CPU_SPR"]
-ScopeRole: TypeAlias = Literal["first_convolution", "last_matmul", "depthwise", "normalization"]
+ScopeRole: TypeAlias = Literal["first_convolution", "last_matmul", "depthwise", "first_depthwise", "normalization"]
 
 # Defaults of `nncf.quantize`, NNCF 3.4 (nncf.quantization.advanced_parameters, algorithms.min_max).
 DEFAULT_SUBSET_SIZE = 300

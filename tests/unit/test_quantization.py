@@ -165,12 +165,10 @@ def test_smooth_quant_of_convolutions_changes_a_transformer(folded):
 
 
 @pytest.mark.parametrize("genes", [{"fast_bias_correction": False}, {"disable_bias_correction": True}], ids=str)
-@pytest.mark.xfail(strict=True, reason="read_model leaves ONNX biases behind a Reshape, where NNCF does not see them")
 def test_bias_correction_has_an_effect_on_an_onnx_file_with_biases(conv, genes):
     assert conv.digest(**genes) != conv.digest()
 
 
-@pytest.mark.xfail(strict=True, reason="read_model leaves ONNX biases behind a Reshape, where NNCF does not see them")
 def test_onnx_file_is_quantized_as_well_as_what_openvino_converts_it_to(conv, folded):
     assert conv.digest() == folded.digest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def batch(n_items: int = 20) -> list[dict[str, np.ndarray]]:
     return [{"image": item[np.newaxis]} for item in small.normalized(small.images(n_items))]
 
 
+@functools.cache
 def quantized(path: Path, **genes):
     model = runtime.read_model(path)
     return quantization.quantize(model, Strategy(**genes), batch(), runtime.operations(model))
@@ -159,6 +161,20 @@ def test_model_with_compressed_weights_is_refused(tmp_path):
         runtime.require_quantizable(runtime.read_model(path), path)
 
 
+@pytest.mark.xfail(strict=True, reason="integer weights of MatMulInteger are folded, so that no low-bit constant is found")
+def test_dynamically_quantized_onnx_is_refused(tmp_path):
+    integers = np.random.default_rng(0).integers(-127, 127, (64, 128)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["x_int", "x_scale", "x_zero"]),
+        helper.make_node("MatMulInteger", ["x_int", "w", "x_zero"], ["y_int"]),
+        helper.make_node("Cast", ["y_int"], ["y_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["y_float", "x_scale"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "model.onnx", nodes, [numpy_helper.from_array(integers, "w")], [1, 64], [1, 128])
+    with pytest.raises(ModelError, match="is already quantized"):
+        runtime.require_quantizable(runtime.read_model(path), path)
+
+
 def test_model_without_anything_to_quantize_is_refused(tmp_path):
     path = write_onnx(tmp_path / "model.onnx", [helper.make_node("Relu", ["x"], ["y"])], [], [1, 4], [1, 4])
     with pytest.raises(ModelError, match="holds nothing to quantize"):
@@ -188,7 +204,8 @@ def test_digest_survives_saving_and_reading(conv, tmp_path):
 
 
 def test_digest_of_two_runs_of_one_strategy_is_the_same(conv):
-    assert runtime.graph_digest(quantized(conv, subset_size=5)) == runtime.graph_digest(quantized(conv, subset_size=5))
+    run_again = quantized.__wrapped__
+    assert runtime.graph_digest(quantized(conv, subset_size=5)) == runtime.graph_digest(run_again(conv, subset_size=5))
 
 
 def test_digest_tells_strategies_apart(conv):

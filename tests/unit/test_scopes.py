@@ -364,3 +364,18 @@ class TestNormalization:
             product = Multiply(next, gate)
         """)
         assert selected("normalization", model) == {"mean", "centred", "square", "variance", "safe", "root", "normal"}
+
+
+def test_the_first_depthwise_is_the_one_that_no_other_precedes():
+    def group(name: str, source: str) -> Operation:
+        return Operation(name=name, type="GroupConvolution", inputs=(source,), group_channels=(8, 1, 1))
+
+    operations = [
+        Operation(name="x", type="Parameter", inputs=()),
+        Operation(name="stem", type="Convolution", inputs=("x",)),
+        group("one", "stem"),
+        group("beside", "stem"),
+        group("two", "one"),
+    ]
+    assert resolve(ScopeSelector(roles=("first_depthwise",)), operations) == ("beside", "one")
+    assert resolve(ScopeSelector(roles=("depthwise",)), operations) == ("beside", "one", "two")

@@ -1,0 +1,94 @@
+"""Every executor answers with outcomes, whatever a candidate does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes.executor import TableExecutor
+
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task, run_comparison, run_task
+from ovquant.executor import InProcessExecutor
+from ovquant.job import DataSpec, MetricSpec
+from ovquant.protocols import Executor
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, outcome_from_json, outcome_to_json
+from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.targets import Target
+
+GOOD = Strategy(subset_size=10)
+BAD = Strategy(subset_size=10, ignored_scope=ScopeSelector(patterns=(".*",)))
+
+
+class SpawnedExecutor:
+    """Runs each task in a new process, as executors on other machines will."""
+
+    def submit(self, task: Task) -> Outcome:
+        with self._pool() as pool:
+            return pool.submit(run_task, task).result()
+
+    def compare(self, task: ComparisonTask) -> Comparison | Failure:
+        with self._pool() as pool:
+            return pool.submit(run_comparison, task).result()
+
+    @staticmethod
+    def _pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture(scope="module")
+def bench(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> BenchSpec:
+    return BenchSpec(
+        model=str(conv_case[0]),
+        target=Target(version=1, name="t", device="CPU"),
+        device="CPU",
+        data=DataSpec(path=str(conv_case[1])),
+        seed=0,
+        metrics=(MetricSpec(name="accuracy"),),
+        output_kinds={},
+        model_dir=str(tmp_path_factory.mktemp("models")),
+    )
+
+
+@pytest.fixture(params=["in process", "spawned", "table"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    made = {
+        "in process": InProcessExecutor,
+        "spawned": SpawnedExecutor,
+        "table": lambda: TableExecutor(failing=frozenset({BAD.digest})),
+    }
+    return made[request.param]()
+
+
+def test_a_model_that_can_be_measured_gives_an_evaluation(executor: Executor, bench: BenchSpec) -> None:
+    outcome = executor.submit(Task(bench=bench, subject=GOOD))
+    assert isinstance(outcome, Evaluation)
+    assert outcome.latency is not None
+    assert [result.name for result in outcome.metrics] == ["accuracy"]
+
+
+def test_latency_is_left_out_where_it_is_not_asked_for(executor: Executor, bench: BenchSpec) -> None:
+    outcome = executor.submit(Task(bench=bench, subject=GOOD, is_timed=False, split="holdout"))
+    assert isinstance(outcome, Evaluation)
+    assert (outcome.latency, outcome.split) == (None, "holdout")
+
+
+def test_a_failing_candidate_gives_a_failure(executor: Executor, bench: BenchSpec) -> None:
+    outcome = executor.submit(Task(bench=bench, subject=BAD))
+    assert isinstance(outcome, Failure)
+    assert (outcome.stage, bool(outcome.message)) == ("quantize", True)
+
+
+def test_outcomes_travel_as_pickle_and_as_json(executor: Executor, bench: BenchSpec) -> None:
+    for subject in (GOOD, BAD):
+        outcome = executor.submit(Task(bench=bench, subject=subject))
+        assert pickle.loads(pickle.dumps(outcome)) == outcome
+        assert outcome_from_json(outcome_to_json(outcome)) == outcome
+
+
+def test_a_comparison_has_a_latency_per_subject_and_the_first_is_the_baseline(executor: Executor, bench: BenchSpec) -> None:
+    comparison = executor.compare(ComparisonTask(bench=bench, subjects=(FloatModel(inference_precision="f32"), GOOD)))
+    assert isinstance(comparison, Comparison)
+    assert [latency.ratio.value == 1 for latency in comparison.latencies] == [True, False]
