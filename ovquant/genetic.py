@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -36,12 +37,16 @@ class Breeding:
     Attributes:
         sizes: number of values per gene.
         canonical: maps a genome to the representative of its strategy.
-        is_known: True for canonical genomes that were tried before.
+        known: canonical genomes that were tried before.
     """
 
     sizes: tuple[int, ...]
     canonical: Callable[[Genome], Genome]
-    is_known: Callable[[Genome], bool]
+    known: Set[Genome]
+
+    def usage(self) -> list[Counter[int]]:
+        """Return per gene how often each value was tried."""
+        return [Counter(genome[gene] for genome in self.known) for gene in range(len(self.sizes))]
 
 
 def random_genome(sizes: Sequence[int], rng: np.random.Generator) -> Genome:
@@ -60,14 +65,43 @@ def crossover(first: Genome, second: Genome, rng: np.random.Generator) -> Genome
     return tuple(a if pick else b for a, b, pick in zip(first, second, picks, strict=True))
 
 
-def mutate(genome: Genome, sizes: Sequence[int], rate: float, rng: np.random.Generator) -> Genome:
-    """Return `genome` with each gene replaced by another of its values with chance `rate`."""
+def mutation_rates(sizes: Sequence[int], strength: float) -> list[float]:
+    """Return per gene the chance to be mutated, in proportion to the bits that its values are worth.
 
-    def other(index: int, size: int) -> int:
-        return (index + 1 + int(rng.integers(size - 1))) % size
+    Args:
+        sizes: number of values per gene.
+        strength: genes mutated on average (fewer where that would take a chance above 1).
+    """
+    bits = np.log2(np.maximum(sizes, 1))
+    total = float(bits.sum())
+    return [min(1.0, strength * float(bit) / total) if total > 0 else 0.0 for bit in bits]
+
+
+def mutate(
+    genome: Genome,
+    sizes: Sequence[int],
+    rates: Sequence[float],
+    rng: np.random.Generator,
+    usage: Sequence[Mapping[int, int]] | None = None,
+) -> Genome:
+    """Return `genome` with genes replaced by another of their values.
+
+    Args:
+        genome: to start from.
+        sizes: number of values per gene.
+        rates: chance to be mutated per gene.
+        rng: source of chance.
+        usage: per gene, how often each value was tried: values tried n times are drawn with weight 1 / (1 + n), so that each
+            is tried early; None draws evenly.
+    """
+
+    def other(gene: int, index: int) -> int:
+        values = [value for value in range(sizes[gene]) if value != index]
+        weights = np.array([1 / (1 + (usage[gene].get(value, 0) if usage is not None else 0)) for value in values])
+        return values[int(rng.choice(len(values), p=weights / weights.sum()))]
 
     return tuple(
-        other(index, size) if size > 1 and rng.random() < rate else index for index, size in zip(genome, sizes, strict=True)
+        other(gene, index) if sizes[gene] > 1 and rng.random() < rates[gene] else index for gene, index in enumerate(genome)
     )
 
 
@@ -77,12 +111,14 @@ def tournament(ranks: Sequence[tuple[float, ...]], rng: np.random.Generator) -> 
     return first if ranks[first] <= ranks[second] else second
 
 
-def seed_member(seeds: Iterable[Genome], tried: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
-    """Return the next member of the first generation: the seeds in order, then the most different of random genomes.
+def seed_member(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
+    """Return the next member of the first generation.
+
+    The seeds come first. Then members near a seed (about two genes away, values that were not tried first) and members far
+    from all that was tried take turns: what is known to be good is varied, and the whole space is looked at.
 
     Args:
         seeds: genomes to begin with.
-        tried: genomes that are in the population already.
         breeding: the space.
         rng: source of chance.
 
@@ -91,26 +127,37 @@ def seed_member(seeds: Iterable[Genome], tried: Sequence[Genome], breeding: Bree
     """
     for seed in seeds:
         genome = breeding.canonical(seed)
-        if not breeding.is_known(genome):
+        if genome not in breeding.known:
             return Child(genome=genome)
-    best: Genome | None = None
-    best_distance = -1
+    if seeds and len(breeding.known) % 2 == 0:
+        child = _near(seeds, breeding, rng)
+        if child is not None:
+            return child
+    drawn = [breeding.canonical(random_genome(breeding.sizes, rng)) for _ in range(_MAX_TRIES)]
+    fresh = [genome for genome in drawn if genome not in breeding.known]
+    if not fresh:
+        return _left_over(breeding, rng)
+
+    def nearest(genome: Genome) -> int:
+        return min((distance(genome, other) for other in breeding.known), default=len(genome))
+
+    return Child(genome=max(fresh, key=nearest))
+
+
+def _near(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
+    usage, rates = breeding.usage(), mutation_rates(breeding.sizes, 2.0)
     for _ in range(_MAX_TRIES):
-        genome = breeding.canonical(random_genome(breeding.sizes, rng))
-        if breeding.is_known(genome):
-            continue
-        nearest = min((distance(genome, other) for other in tried), default=len(genome))
-        if nearest > best_distance:
-            best, best_distance = genome, nearest
-    if best is not None:
-        return Child(genome=best)
-    return _left_over(breeding, rng)
+        seed = seeds[int(rng.integers(len(seeds)))]
+        genome = breeding.canonical(mutate(seed, breeding.sizes, rates, rng, usage))
+        if genome not in breeding.known:
+            return Child(genome=genome)
+    return None
 
 
 def breed(
     parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]], breeding: Breeding, rng: np.random.Generator
 ) -> Child | None:
-    """Return a new child of two parents: tournament, uniform crossover, mutation at one gene on average.
+    """Return a new child of two parents: tournament, uniform crossover, mutation of one gene on average.
 
     A child that was tried before is bred again, with a mutation rate that rises with each try.
 
@@ -123,14 +170,14 @@ def breed(
     Returns:
         None if the space holds nothing that was not tried.
     """
-    n_free = max(1, sum(size > 1 for size in breeding.sizes))
+    usage = breeding.usage()
     for attempt in range(_MAX_TRIES):
         first = tournament(ranks, rng)
         second = _other_parent(parents, ranks, first, rng)
-        rate = min(0.5, (1 + attempt / 8) / n_free)
-        child = mutate(crossover(parents[first], parents[second], rng), breeding.sizes, rate, rng)
+        rates = mutation_rates(breeding.sizes, 1 + attempt / 8)
+        child = mutate(crossover(parents[first], parents[second], rng), breeding.sizes, rates, rng, usage)
         genome = breeding.canonical(child)
-        if not breeding.is_known(genome):
+        if genome not in breeding.known:
             return Child(genome=genome, parents=(first, second) if first != second else (first,))
     return _left_over(breeding, rng)
 
@@ -149,10 +196,10 @@ def _left_over(breeding: Breeding, rng: np.random.Generator) -> Child | None:
     n_genomes = int(np.prod([float(size) for size in breeding.sizes]))
     if n_genomes <= _MAX_ENUMERATED:
         every = itertools.product(*(range(size) for size in breeding.sizes))
-        fresh = [genome for genome in every if breeding.canonical(genome) == genome and not breeding.is_known(genome)]
+        fresh = [genome for genome in every if breeding.canonical(genome) == genome and genome not in breeding.known]
         return Child(genome=fresh[int(rng.integers(len(fresh)))]) if fresh else None
     for _ in range(100 * _MAX_TRIES):
         genome = breeding.canonical(random_genome(breeding.sizes, rng))
-        if not breeding.is_known(genome):
+        if genome not in breeding.known:
             return Child(genome=genome)
     return None

@@ -77,11 +77,9 @@ class GeneticSampler(BaseGASampler):
         known = {self._genome_of(t) for t in settled if PROPOSAL in t.user_attrs}
         members = [t for t in settled if generation_of(t) == generation]
         rng = np.random.default_rng([self._seed, generation, len(members)])
-        breeding = Breeding(
-            sizes=self._space.sizes, canonical=self._space.canonical_genome, is_known=lambda genome: genome in known
-        )
+        breeding = Breeding(sizes=self._space.sizes, canonical=self._space.canonical_genome, known=known)
         if generation == 0:
-            child, parents = seed_member(self._seeds, sorted(known), breeding, rng), []
+            child, parents = seed_member(self._seeds, breeding, rng), []
         else:
             # Sorted, since Optuna returns a stored pool in another order than a new one.
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)

@@ -170,7 +170,7 @@ def test_dynamically_quantized_onnx_is_refused(tmp_path):
         helper.make_node("Cast", ["y_int"], ["y_float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["y_float", "x_scale"], ["y"]),
     ]
-    path = write_onnx(tmp_path / "model.onnx", nodes, [numpy_helper.from_array(integers, "w")], [1, 64], [1, 128])
+    path = write_onnx(tmp_path / "model.onnx", nodes, [onnx.numpy_helper.from_array(integers, "w")], [1, 64], [1, 128])
     with pytest.raises(ModelError, match="is already quantized"):
         runtime.require_quantizable(runtime.read_model(path), path)
 
