@@ -57,7 +57,7 @@ class Case:
 @pytest.fixture(scope="module")
 def conv(tmp_path_factory: pytest.TempPathFactory) -> Case:
     path = biased_conv_model(tmp_path_factory.mktemp("conv") / "model.onnx")
-    batch = small.normalized(small.images(40))
+    batch = small.normalized(small.images(16))
     return Case(runtime.read_model(path), [{"image": item[np.newaxis]} for item in batch])
 
 
@@ -65,7 +65,7 @@ def conv(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def folded(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """The same model as an IR whose biases are constants, as OpenVINO's converter writes it."""
     path = biased_conv_model(tmp_path_factory.mktemp("folded") / "model.onnx")
-    batch = small.normalized(small.images(40))
+    batch = small.normalized(small.images(16))
     return Case(ov.convert_model(str(path)), [{"image": item[np.newaxis]} for item in batch])
 
 

@@ -42,7 +42,7 @@ def copy_ir(ir: Path, folder: Path) -> Path:
     return folder / ir.name
 
 
-def batch(n_items: int = 20) -> list[dict[str, np.ndarray]]:
+def batch(n_items: int = 10) -> list[dict[str, np.ndarray]]:
     return [{"image": item[np.newaxis]} for item in small.normalized(small.images(n_items))]
 
 
