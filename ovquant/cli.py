@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovquant.errors import InterruptedSearchError, OvquantError, UsageError, first_line
+from ovquant.errors import InterruptedSearchError, OvquantError, first_line
 
 if TYPE_CHECKING:
     from ovquant.console import Console
@@ -136,11 +137,11 @@ def search(
         from ovquant import commands
         from ovquant.job import load_job
 
-        options["metrics"] = _metric_options(metric, max_drop)
+        options["metrics"] = [{"name": name} for name in metric] if metric else None
         is_job = model.endswith((".yaml", ".yml"))
         if not is_job:
             options["model"] = model
-        return commands.search(load_job(Path(model) if is_job else None, options), console)
+        return commands.search(load_job(Path(model) if is_job else None, options, max_drop or ()), console)
 
     _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
 
@@ -194,7 +195,7 @@ def evaluate(
             "model": str(models[0]),
             "data": _data_options(data, None, None, None, max_items, resize, crop, mean, scale, layout, channels),
             "target": target,
-            "metrics": _metric_options(metric, None),
+            "metrics": [{"name": name} for name in metric] if metric else None,
             "device": device,
         }
         return commands.evaluate(models, load_job(None, options), console)
@@ -275,22 +276,21 @@ def _run(command: Callable[[Console], dict[str, Any]], *, is_json: bool, is_quie
     except KeyboardInterrupt:
         _fail(InterruptedSearchError("interrupted"), is_json)
     except OvquantError as error:
-        if is_debug:
-            raise
-        _fail(error, is_json)
+        _fail(error, is_json, is_debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except Exception as error:
-        if is_debug:
-            raise
-        _fail(OvquantError(f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)"), is_json)
+        told = OvquantError(f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)")
+        _fail(told, is_json, is_debug)
     else:
         if is_json:
             typer.echo(json.dumps(result, indent=2))
 
 
-def _fail(error: OvquantError, is_json: bool) -> None:
+def _fail(error: OvquantError, is_json: bool, is_debug: bool = False) -> None:
+    if is_debug:
+        traceback.print_exc()
     typer.echo(f"error: {error}", err=True)
     if is_json:
         typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
@@ -326,19 +326,6 @@ def _data_options(
             "channels": channels,
         },
     }
-
-
-def _metric_options(names: list[str] | None, drops: list[str] | None) -> list[dict[str, Any]] | None:
-    if not names:
-        if drops:
-            raise UsageError("--max-drop needs --metric: which metric may drop?")
-        return None
-    if drops and len(drops) not in {1, len(names)}:
-        raise UsageError(f"{len(names)} --metric but {len(drops)} --max-drop; give one for all, or one each")
-    limits = (drops * len(names) if len(drops) == 1 else drops) if drops else [None] * len(names)
-    return [
-        {"name": name} if limit is None else {"name": name, "max_drop": limit} for name, limit in zip(names, limits, strict=True)
-    ]
 
 
 def _sides(text: str | None, option: str) -> list[int] | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ovquant import console as shown
-from ovquant import export, runtime, selection, verdict
+from ovquant import export, quantization, runtime, selection, verdict
 from ovquant.configfile import load
 from ovquant.console import Console
+from ovquant.datasets.readers import open_source
 from ovquant.devices import resolve_device
 from ovquant.environment import versions
 from ovquant.errors import (
@@ -20,22 +21,23 @@ from ovquant.errors import (
     ModelError,
     NoFeasibleStrategyError,
     OutputError,
+    RefutedError,
     UsageError,
     first_line,
 )
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task, open_bench
 from ovquant.executor import InProcessExecutor
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.latency import SystemClock
 from ovquant.objectives import Rules
-from ovquant.protocols import Executor
-from ovquant.recipe import Made, Recipe
+from ovquant.protocols import Executor, Sample
+from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
-from ovquant.search import StopReason, eligible, meeting, run_search
+from ovquant.search import StopReason, meeting, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
 from ovquant.study import Study, read_fingerprint, read_trials
-from ovquant.targets import Target, load_target, to_yaml
+from ovquant.targets import load_target, to_yaml
 from ovquant.verdict import Row, Verdict, describe
 
 BEST = "best"
@@ -52,23 +54,30 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
     """
     output = Path(job.output)
     _check_output(output)
-    session = open_session(job, output)
-    study = _open_study(session, output)
-    _announce(session, console, len(study.trials()))
-    runner = executor or InProcessExecutor()
-    try:
-        reason = run_search(session.plan(), study, runner, SystemClock(), console.trial)
-        console.stop()
-        console.info(f"Search ended: {reason}.")
-        decision = _decide(session, study, runner, reason, console)
-        return _finish(session, study, decision, reason, console)
-    except KeyboardInterrupt:
-        raise InterruptedSearchError(_interrupted(output, study.trials())) from None
-    finally:
-        console.stop()
-        with contextlib.suppress(OSError):
-            export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
-        shutil.rmtree(session.bench.model_dir, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
+        session = open_session(job, Path(models))
+        study = _open_study(session, output)
+        _announce(session, study, console)
+        try:
+            return _search(session, study, executor or InProcessExecutor(), console)
+        except KeyboardInterrupt:
+            raise InterruptedSearchError(_interrupted(output, study.trials())) from None
+        finally:
+            console.stop()
+            with contextlib.suppress(OSError):
+                export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
+
+
+def _search(session: Session, study: Study, executor: Executor, console: Console) -> dict[str, Any]:
+    reason = run_search(session.plan(), study, executor, SystemClock(), console.trial)
+    console.stop()
+    console.info(f"Search ended: {reason}.")
+    decision = _decide(session, study, executor, reason, console)
+    result = _finish(session, study, decision, reason, console)
+    if decision.judgement == "refuted":
+        best = Path(session.job.output) / BEST
+        raise RefutedError(f"the holdout refutes every finalist; trial {decision.winner} is in {best} all the same")
+    return result
 
 
 def _check_output(output: Path) -> None:
@@ -88,13 +97,13 @@ def _open_study(session: Session, output: Path) -> Study:
         _require_same(output, fingerprint)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        resolved = with_absolute_paths(session.job, Path.cwd()).model_copy(update={"target": TARGET_FILE})
+        export.write_text(output / JOB_FILE, to_yaml(resolved))
+        export.write_text(output / TARGET_FILE, to_yaml(session.target))
+        export.write_json(output / _SPLITS, session.workbench.samples.split.as_dict())
         study = session.open_study(path)
         if study.fingerprint is None:
             study.set_fingerprint(fingerprint)
-            resolved = with_absolute_paths(session.job, Path.cwd()).model_copy(update={"target": TARGET_FILE})
-            export.write_text(output / JOB_FILE, to_yaml(resolved))
-            export.write_text(output / TARGET_FILE, to_yaml(session.target))
-            export.write_json(output / _SPLITS, session.workbench.samples.split.as_dict())
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
     return study
@@ -112,7 +121,7 @@ def _require_same(output: Path, fingerprint: dict[str, Any]) -> None:
         )
 
 
-def _announce(session: Session, console: Console, n_before: int) -> None:
+def _announce(session: Session, study: Study, console: Console) -> None:
     workbench, space = session.workbench, session.space
     counts = {name: len(workbench.samples.items(name)) for name in ("calibration", "validation", "holdout")}
     console.info(
@@ -128,7 +137,7 @@ def _announce(session: Session, console: Console, n_before: int) -> None:
         }
         console.info(f"divergence: output {name!r} is read as {kind} ({how[kind]})")
     console.info(
-        f"search space: {len(space.genes)} free genes, {space.n_genomes} genomes; generations of {session.job.population_size}, "
+        f"search space: {len(space.genes)} free genes, {space.n_genomes} genomes; generations of {study.population_size}, "
         f"at most {session.job.max_trials or 'unlimited'} strategies"
         + ("" if session.job.budget is None else f" or {session.job.budget:g} s")
     )
@@ -136,14 +145,14 @@ def _announce(session: Session, console: Console, n_before: int) -> None:
         console.warn(note)
     if not session.job.metrics and workbench.samples.labels("validation") is not None:
         console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
-    if n_before:
-        console.info(f"continuing a study of {n_before} trials")
+    if study.trials():
+        console.info(f"continuing a study of {len(study.trials())} trials")
 
 
 def _decide(session: Session, study: Study, executor: Executor, reason: StopReason, console: Console) -> Verdict:
     trials = study.trials()
     rules = study.rules
-    candidates = eligible(trials, session.is_default_in_space)
+    candidates = selection.eligible(trials)
     if reason == "stop_at met":
         finalists = meeting(candidates, session.job.stop_at, rules)[:1]
     else:
@@ -174,7 +183,7 @@ def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates:
     )
     limit = ""
     if rules.max_divergence is not None:
-        limit = f" (limit {rules.max_divergence:.4g}{'' if session.job.max_divergence else ', NNCF default here'})"
+        limit = f" (limit {rules.max_divergence:.4g}{'' if session.job.max_divergence is not None else ', NNCF default here'})"
     raise NoFeasibleStrategyError(
         f"no strategy meets the constraints ({reason}). Nearest miss on validation data: trial {miss.number}, "
         f"{drops + ', ' if drops else ''}divergence {miss.evaluation.divergence.value:.4g}{limit}, "
@@ -185,8 +194,7 @@ def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates:
 
 def _interrupted(output: Path, trials: Sequence[Trial]) -> str:
     text = f"interrupted; {len(trials)} trials are kept in {output}. The same command continues"
-    candidates = selection.feasible(trials)
-    if candidates:
+    if selection.pick(trials, "fastest") is not None:
         text += f"; ovquant export {output} --pick fastest -o DIR exports the best so far"
     return text + "."
 
@@ -195,21 +203,23 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
     """Export the winner, show the verdict, return the result."""
     output = Path(session.job.output)
     trial = study.trial(decision.winner)
-    result = {
+    n_openings = study.open_holdout()
+    result: dict[str, Any] = {
         "stop_reason": reason,
         "verdict": verdict.to_json(decision),
         "n_trials": len(study.trials()),
         "n_failures": sum(isinstance(t.outcome, Failure) for t in study.trials()),
+        "n_holdout_openings": n_openings,
         "notes": [*session.space.notes, *session.device.notes],
         "output": str(output),
     }
     _export(session, trial, output / BEST, {"verdict": result["verdict"], "stop_reason": reason}, is_ours=True)
     export.write_json(output / _RESULT, result)
     console.result("")
-    notes = [
-        f"Chosen on {trial.evaluation.n_items} validation items; the table's items played no part in that.",
-        *session.device.notes,
-    ]
+    notes = [f"Finalists were chosen on {trial.evaluation.n_items} validation items."]
+    if n_openings > 1:
+        notes.append(f"The holdout was looked at {n_openings} times in this study.")
+    notes.extend(session.device.notes)
     device = f"{session.device.name} ({session.device.full_name})"
     console.verdict(decision, shown.caption(decision.rows, device, notes))
     failures = result["n_failures"]
@@ -256,19 +266,16 @@ def export_trial(output: Path, number: int | None, pick: Pick | None, directory:
     trials = read_trials(output / STUDY_FILE)
     trial = _choose(trials, number, pick, output)
     job = load_job(output / JOB_FILE, {})
-    session = open_session(job, output)
-    try:
-        _export(
-            session,
-            trial,
-            directory,
-            {"note": "measured during the search, on validation items that it was selected by"},
-        )
-    finally:
-        shutil.rmtree(session.bench.model_dir, ignore_errors=True)
+    note = "measured during the search, on validation items that it was selected by"
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
+        session = open_session(job, Path(models))
+        _export(session, trial, directory, {"note": note})
+    for dry_run in session.device.notes:
+        console.warn(dry_run)
     console.result(f"Trial {trial.number}: {shown.measured(trial.evaluation)} (on validation items, during the search)")
     console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
-    return {"trial": trial.number, "output": str(directory), "evaluation": outcome_to_json(trial.evaluation)}
+    evaluation = outcome_to_json(trial.evaluation)
+    return {"trial": trial.number, "output": str(directory), "evaluation": evaluation, "notes": list(session.device.notes)}
 
 
 def _choose(trials: Sequence[Trial], number: int | None, pick: Pick | None, output: Path) -> Trial:
@@ -295,26 +302,19 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
     export.require_free(directory)
     recipe = load(Recipe, recipe_path, "recipe")
     strategy = recipe.strategy.strategy()
-    target = Target(version=1, name="replay", device="CPU", compile_properties={})  # NNCF calibrates on the CPU
-    folder = directory.with_name(directory.name + ".models")
-    bench = BenchSpec(
-        model=str(model),
-        target=target,
-        device="CPU",
-        data=recipe.calibration.data(data),
-        seed=recipe.calibration.seed,
-        metrics=(),
-        output_kinds={},
-        model_dir=str(folder),
-    )
+    float_model = runtime.read_model(model)
+    runtime.require_quantizable(float_model, model)
+    samples = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
     try:
-        workbench = open_bench(bench)
-        runtime.require_quantizable(workbench.model, model)
-        path = _replay(workbench, strategy)
+        quantized = quantization.quantize(float_model, strategy, samples, runtime.operations(float_model))
+    except Exception as error:
+        raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        path = Path(folder) / "model.xml"
+        runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
         is_same = digest == recipe.made.graph_digest
         hashes = export.model_sha256(model)
-        made = Made(model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         manifest = {
             "model": {"name": model.name, "sha256": hashes},
             "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same},
@@ -322,11 +322,9 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
             "graph_digest": digest,
             "versions": versions(),
         }
+        made = Made(model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         export.write_package(directory, path, recipe.model_copy(update={"made": made}), manifest)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    n_used = min(strategy.subset_size, len(workbench.samples.items("calibration")))
-    console.result(f"Strategy: {strategy.describe()}; {n_used} calibration items")
+    console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
     console.result(
         "Same structure, ranges, weights and biases as the recipe's model."
         if is_same
@@ -336,13 +334,17 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
     return {"output": str(directory), "graph_digest": digest, "is_identical_to_recipe": is_same}
 
 
-def _replay(workbench: Workbench, strategy: Any) -> Path:
-    try:
-        return workbench.build(strategy)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{workbench.spec.model}: the recipe cannot be replayed: {first_line(error)}") from error
+def _calibration_samples(
+    calibration: CalibrationSpec, data: str, inputs: Sequence[runtime.InputInfo], console: Console
+) -> list[Sample]:
+    """Return the items that a recipe calibrates on; of other, smaller data the first ones."""
+    spec = calibration.data(data)
+    source = open_source(spec.main, calibration.part, spec, inputs)
+    items: Sequence[int] = calibration.items
+    if max(items) >= len(source):
+        items = range(min(len(items), len(source)))
+        console.warn(f"{data} holds {len(source)} items, not those of the recipe; the first {len(items)} are used")
+    return [source.sample(index) for index in items]
 
 
 def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, Any]:

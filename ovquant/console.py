@@ -51,7 +51,7 @@ class Console:
 
     def trial(self, progress: Progress) -> None:
         """Write one line about a settled trial; on a terminal keep a status line below."""
-        self.info(trial_line(progress))
+        self.info(f"{progress_mark(progress)} {trial_line(progress)}")
         if self._status is not None:
             self._status.update(escape(status_line(progress)))
             self._status.start()
@@ -113,6 +113,13 @@ def _range(low: float, high: float, form: str) -> str:
     return f"[{low:{form}}, {high:{form}}]"
 
 
+def progress_mark(progress: Progress) -> str:
+    """Return how far a search is: ``[12/40  1:30  ~3:20 left]``."""
+    total = "" if progress.max_trials is None else f"/{progress.max_trials}"
+    left = "" if progress.remaining_s is None else f"  ~{_clock(progress.remaining_s)} left"
+    return f"[{progress.n_candidates}{total}  {_clock(progress.elapsed_s)}{left}]"
+
+
 def trial_line(progress: Progress) -> str:
     """Return one settled trial as a line."""
     trial = progress.trial
@@ -141,15 +148,11 @@ def measured(evaluation: Evaluation) -> str:
 
 def status_line(progress: Progress) -> str:
     """Return where the search stands."""
-    total = "" if progress.max_trials is None else f"/{progress.max_trials}"
-    parts = [f"generation {progress.trial.generation or 0}", f"{progress.n_candidates}{total} strategies"]
+    parts = [f"{progress_mark(progress)} generation {progress.trial.generation or 0}"]
     if progress.best is not None:
         parts.append(f"best: trial {progress.best.number} ({measured(progress.best.evaluation)})")
     else:
         parts.append("none feasible yet")
-    parts.append(f"elapsed {_clock(progress.elapsed_s)}")
-    if progress.remaining_s is not None:
-        parts.append(f"about {_clock(progress.remaining_s)} left")
     return ", ".join(parts)
 
 
@@ -162,10 +165,10 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
     """Return what the numbers of a table were measured on."""
     evaluation, latency = rows[0].evaluation, rows[0].latency
     threads = f", {latency.n_threads} threads" if latency.n_threads else ""
-    return " ".join(
-        [
-            f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items. Latency: median of "
-            f"{latency.n_visits} bursts of each model, in turns, on {device}{threads}; speed-up over the baseline.",
-            *notes,
-        ]
-    )
+    said = [
+        f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items.",
+        f"Latency: median of {latency.n_visits} bursts of each model, in turns, on {device}{threads};",
+        "speed-up over the baseline. Brackets: 95 % intervals; that of the speed-up is for this run, a machine drifts more",
+        "over minutes.",
+    ]
+    return " ".join([*said, *notes])

@@ -63,6 +63,12 @@ class AllCandidatesFailedError(OvquantError):
     exit_code = 9
 
 
+class RefutedError(OvquantError):
+    """The search ended and the holdout refutes every finalist; the first one is exported all the same."""
+
+    exit_code = 10
+
+
 class InterruptedSearchError(OvquantError):
     """The user stopped the search; the study is kept."""
 

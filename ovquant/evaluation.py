@@ -38,7 +38,7 @@ from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import MeasurementPlan, Target
 
 Columns = dict[str, list[Array]]
-_FUNCTION_RESAMPLES = 200
+_FUNCTION_RESAMPLES = 400
 _MODELS_BYTES = 2 << 30
 
 
@@ -54,7 +54,7 @@ class BenchSpec:
         seed: of the division of the samples.
         metrics: in the order of the job.
         output_kinds: output name -> kind, where the user told.
-        model_dir: where candidate IRs are kept for a while.
+        model_dir: where candidate IRs are kept for a while; a directory of this run alone.
         is_divided: False uses all samples for validation.
     """
 
@@ -145,11 +145,13 @@ class Workbench:
         self._baseline = self._compile(self.model, None)
         self._references: dict[Split, _Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
-        if self.metrics and self.samples.labels("validation") is None:
-            raise DataError(
-                f"{spec.data.path}: metric {spec.metrics[0].name!r} needs labels, and this data has none; "
-                "name them, or leave the metric out to search by divergence alone"
-            )
+        splits: tuple[Split, ...] = ("validation", "holdout")
+        for split in splits:
+            if self.metrics and self.samples.items(split) and self.samples.labels(split) is None:
+                raise DataError(
+                    f"{spec.data.path}: metric {spec.metrics[0].name!r} needs labels, and the {split} items have none; "
+                    "name them, or leave the metric out to search by divergence alone"
+                )
 
     @property
     def own_precision(self) -> InferencePrecision:
@@ -169,7 +171,7 @@ class Workbench:
         """Return how each output is read: as told, else guessed from the reference's outputs on validation items."""
         if self._kinds is None:
             outputs = self.reference("validation").outputs
-            labels = np.asarray(self.samples.labels("validation"))
+            labels = self.samples.labels("validation") or []
             classified = {
                 spec.output or self.output_names[0]
                 for spec, metric in zip(self.spec.metrics, self.metrics, strict=True)
@@ -217,7 +219,8 @@ class Workbench:
                 with stages.stage("quantize"):
                     path = self.build(subject)
                 with stages.stage("compile"):
-                    compiled.append(self._compile(runtime.read_model(path), self._precision_of(subject)))
+                    model = runtime.read_model(path)
+                    compiled.append(self._compile(model, self._precision_of(subject, model)))
             with stages.stage("latency"):
                 plan = self.spec.target.measurement.verdict
                 return Comparison(latencies=tuple(self._time(compiled, plan)))
@@ -236,7 +239,7 @@ class Workbench:
             quantized = quantization.quantize(self.model, subject, samples, self.operations)
             if runtime.count_fake_quantize(quantized) == 0:
                 raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
-            runtime.save_model(quantized, path)
+            runtime.save_model(quantized, path, subject.inference_precision)
             _drop_oldest(path)
         return path
 
@@ -248,7 +251,7 @@ class Workbench:
         with stages.stage("compile"):
             model = runtime.read_model(path)
             self._check_interface(model, path)
-            compiled = self._compile(model, self._precision_of(subject))
+            compiled = self._compile(model, self._precision_of(subject, model))
         with stages.stage("validate"):
             outputs = self._run(compiled, task.split, f"{path}: " if isinstance(subject, ModelFile) else "")
             items = divergence.per_item(reference.outputs, outputs, self.output_kinds())
@@ -277,8 +280,11 @@ class Workbench:
         if names != [info.name for info in self.inputs] or len(model.outputs) != len(self.output_names):
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
 
-    def _precision_of(self, subject: Subject) -> InferencePrecision:
-        return self.own_precision if isinstance(subject, ModelFile) else subject.inference_precision
+    def _precision_of(self, subject: Subject, model: Any) -> InferencePrecision:
+        """Return what a subject is run in: its own, what an exported model notes, or else the target's."""
+        if isinstance(subject, ModelFile):
+            return runtime.noted_precision(model) or self.own_precision
+        return subject.inference_precision
 
     def _compile(self, model: Any, precision: InferencePrecision | None) -> runtime.CompiledModel:
         return runtime.CompiledModel(model, self.spec.device, self.spec.target.compile_properties, precision)
@@ -310,17 +316,19 @@ class Workbench:
             sign = 1.0 if metric.direction == "maximize" else -1.0
             mine, theirs = items[index], reference.items[index]
             drop = sign * (reference.values[index] - values[index])
-            interval, has_interval = Interval(value=drop, low=drop, high=drop), True
+            interval: Interval | None = None
             if mine is not None and theirs is not None:
-                interval = intervals.paired_drop(sign * theirs, sign * mine) if sign > 0 else intervals.paired_drop(mine, theirs)
+                better, worse = (theirs, mine) if sign > 0 else (mine, theirs)
+                interval = intervals.paired_drop(better, worse)
             elif task.has_intervals:
                 interval = self._resampled_drop(metric, sign, outputs, reference, task.split)
-            else:
-                has_interval = False
-            results.append(MetricResult(name=metric.name, value=values[index], drop=interval, has_interval=has_interval))
+            shown = interval or Interval(value=drop, low=drop, high=drop)
+            results.append(MetricResult(name=metric.name, value=values[index], drop=shown, has_interval=interval is not None))
         return tuple(results)
 
-    def _resampled_drop(self, metric: Metric, sign: float, outputs: Columns, reference: _Reference, split: Split) -> Interval:
+    def _resampled_drop(
+        self, metric: Metric, sign: float, outputs: Columns, reference: _Reference, split: Split
+    ) -> Interval | None:
         labels = self.samples.labels(split) or []
 
         def drop(picks: Sequence[int]) -> float:

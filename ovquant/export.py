@@ -8,10 +8,12 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ovquant import runtime
 from ovquant.errors import OutputError
 from ovquant.recipe import Recipe
 from ovquant.records import Failure, Trial
@@ -31,9 +33,7 @@ def file_sha256(path: Path) -> str:
 
 def model_sha256(path: Path) -> dict[str, str]:
     """Return file name -> SHA-256 of a model's files (graph and weights)."""
-    weights = path.with_suffix(".bin")
-    files = [path, weights] if path.suffix == ".xml" and weights.exists() else [path]
-    return {file.name: file_sha256(file) for file in files}
+    return {file.name: file_sha256(file) for file in runtime.model_files(path)}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,10 +75,12 @@ def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[s
     """
     if not is_ours:
         require_free(directory)
-    partial = directory.with_name(directory.name + _PARTIAL)
+    directory = directory.resolve()
+    partial: Path | None = None
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}-", dir=directory.parent))
+        partial.chmod(0o755)
         shutil.copyfile(model, partial / "model.xml")
         shutil.copyfile(model.with_suffix(".bin"), partial / "model.bin")
         (partial / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
@@ -89,7 +91,8 @@ def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[s
             shutil.rmtree(directory)
         partial.replace(directory)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         raise OutputError(f"{directory}: cannot be written: {error.strerror or error}") from error
 
 

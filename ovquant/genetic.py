@@ -111,26 +111,28 @@ def tournament(ranks: Sequence[tuple[float, ...]], rng: np.random.Generator) -> 
     return first if ranks[first] <= ranks[second] else second
 
 
-def seed_member(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
+def seed_member(
+    seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator, neighbours: Sequence[Genome] = ()
+) -> Child | None:
     """Return the next member of the first generation.
 
-    The seeds come first. Then members near a seed (about two genes away, values that were not tried first) and members far
-    from all that was tried take turns: what is known to be good is varied, and the whole space is looked at.
+    The seeds come first. Then members near a seed (the given neighbours in order, after them mutants about two genes away)
+    and members far from all that was tried take turns: what is known to be good is varied, and the whole space is looked at.
 
     Args:
         seeds: genomes to begin with.
         breeding: the space.
         rng: source of chance.
+        neighbours: genomes near the seeds that are worth a try.
 
     Returns:
         None if the space holds nothing that was not tried.
     """
-    for seed in seeds:
-        genome = breeding.canonical(seed)
-        if genome not in breeding.known:
-            return Child(genome=genome)
+    fresh_seed = _first_fresh(seeds, breeding)
+    if fresh_seed is not None:
+        return fresh_seed
     if seeds and len(breeding.known) % 2 == 0:
-        child = _near(seeds, breeding, rng)
+        child = _first_fresh(neighbours, breeding) or _near(seeds, breeding, rng)
         if child is not None:
             return child
     drawn = [breeding.canonical(random_genome(breeding.sizes, rng)) for _ in range(_MAX_TRIES)]
@@ -142,6 +144,11 @@ def seed_member(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Gene
         return min((distance(genome, other) for other in breeding.known), default=len(genome))
 
     return Child(genome=max(fresh, key=nearest))
+
+
+def _first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:
+    canonical = (breeding.canonical(genome) for genome in genomes)
+    return next((Child(genome=genome) for genome in canonical if genome not in breeding.known), None)
 
 
 def _near(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from ovquant.configfile import FileModel, read_yaml, validate
-from ovquant.errors import ConfigError
+from ovquant.errors import ConfigError, UsageError
 
 OutputKind: TypeAlias = Literal["logits", "probabilities", "values"]
 Fitness: TypeAlias = Literal["pareto", "accuracy", "divergence", "weighted"]
@@ -90,6 +90,11 @@ class MetricSpec(FileModel):
     output: str | None = None
     direction: Literal["maximize", "minimize"] = "maximize"
 
+    @property
+    def label(self) -> str:
+        """What results call it: its name, and the output where one is given."""
+        return self.name if self.output is None else f"{self.name}@{self.output}"
+
 
 def _as_metrics(value: Any) -> Any:
     if value is None:
@@ -116,7 +121,7 @@ class Preprocessing(FileModel):
         crop: side, or height and width, of the centre crop taken after `resize`.
         mean: one value, or one per channel, in units of the stored pixel (0..255).
         scale: likewise; must not be zero.
-        layout: of the model's input without the batch axis, CHW or HWC; None reads it off the model.
+        layout: of the model's input; None reads it off its shape.
         channels: channel order that the model takes; images are stored as RGB.
     """
 
@@ -250,7 +255,7 @@ class Job(FileModel):
             faults.append("stop_at.max_drop: needs a metric")
         if self.stop_at is not None and self.stop_at.fitness is not None and fitness == "pareto":
             faults.append("stop_at.fitness: pareto mode has no single fitness; set objective.fitness, or drop it")
-        names = [metric.name for metric in self.metrics]
+        names = [metric.label for metric in self.metrics]
         if len(set(names)) != len(names):
             faults.append("metrics: the same metric is given twice")
         if faults:
@@ -269,7 +274,7 @@ DEFAULT_MAX_TRIALS = 40
 _PATH_KEYS = ("model", "output")
 
 
-def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
+def load_job(path: Path | None, options: Mapping[str, Any], max_drops: Sequence[str] = ()) -> Job:
     """Return the job of a file and of command-line options, which win over the file.
 
     Relative paths in a file are relative to the file; those on the command line to the working directory.
@@ -277,6 +282,7 @@ def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
     Args:
         path: job file or None.
         options: nested like the job file; None values are absent.
+        max_drops: limits of the metrics, one for all or one each.
 
     Raises:
         ConfigError: all faults, one a line.
@@ -286,12 +292,26 @@ def load_job(path: Path | None, options: Mapping[str, Any]) -> Job:
         content = _anchor(read_yaml(path, "job"), path.resolve().parent)
     given = _without_none(options)
     merged = _merge(content, given)
+    if max_drops:
+        merged["metrics"] = _with_drops(merged.get("metrics"), max_drops)
     if merged.get("budget") is None and merged.get("max_trials") is None:
         merged["max_trials"] = DEFAULT_MAX_TRIALS
     where = "command line" if path is None else f"{path} with command-line options" if given else str(path)
     if path is None and "data" not in merged:
         raise ConfigError("command line: --data is required: an image folder, an .npz file or file.py:function")
     return validate(Job, merged, where)
+
+
+def _with_drops(metrics: Any, drops: Sequence[str]) -> list[Any]:
+    entries = _as_metrics(metrics)
+    if not entries:
+        raise UsageError("--max-drop: no metric is given that may drop; add --metric")
+    if len(drops) not in {1, len(entries)}:
+        raise UsageError(f"--max-drop: {len(drops)} limits for {len(entries)} metrics; give one for all, or one each")
+    limits = drops if len(drops) == len(entries) else list(drops) * len(entries)
+    return [
+        {**entry, "max_drop": limit} if isinstance(entry, dict) else entry for entry, limit in zip(entries, limits, strict=True)
+    ]
 
 
 def with_absolute_paths(job: Job, folder: Path) -> Job:

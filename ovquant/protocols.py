@@ -32,6 +32,11 @@ class Dataset(Protocol):
     """
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells its items from those of other data sets: file, and arrays or function in it."""
+        ...
+
+    @property
     def labels(self) -> Sequence[Any] | None:
         """One label per item, or None."""
         ...

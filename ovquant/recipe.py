@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ovquant.configfile import FileModel
-from ovquant.job import DataSpec, Preprocessing, Source
+from ovquant.datasets.readers import Part
+from ovquant.job import DataSpec, Preprocessing
 from ovquant.strategy import (
     InferencePrecision,
     ModelType,
@@ -18,6 +20,7 @@ from ovquant.strategy import (
     ScopeSelector,
     Strategy,
 )
+from ovquant.targets import Target
 
 
 class StrategySpec(FileModel):
@@ -42,30 +45,34 @@ class StrategySpec(FileModel):
 
 
 class CalibrationSpec(FileModel):
-    """Which items of a data set calibration takes.
+    """Which items of a data set calibration takes, and how they are read.
 
     Attributes:
         has_own_source: calibration had a source of its own, and that is what ``--data`` names when the recipe is replayed.
-        items: how many are set aside; None is the default of the data section.
-        seed: of the choice.
-        preprocessing, inputs, class_names, arguments: as in the data section of the job.
+        items: indices in the source, in the order they are used; of them the first `subset_size` count.
+        preprocessing: as in the data section of the job.
+        inputs: likewise.
+        class_names: likewise.
+        arguments: likewise.
     """
 
     has_own_source: bool
-    items: Annotated[int, Field(ge=1)] | None = None
-    seed: int
+    items: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     preprocessing: Preprocessing = Preprocessing()
     inputs: dict[str, str] | None = None
     class_names: tuple[str, ...] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def part(self) -> Part:
+        """What the source is to be opened as."""
+        return "calibration" if self.has_own_source else "main"
+
     def data(self, path: str) -> DataSpec:
-        """Return the data section that calibrates on `path` as the recipe did."""
+        """Return the data section of the source at `path`."""
         return DataSpec(
             path=path,
-            calibration=Source(path=path, inputs=self.inputs) if self.has_own_source else None,
             inputs=self.inputs,
-            calibration_items=self.items,
             preprocessing=self.preprocessing,
             class_names=self.class_names,
             arguments=self.arguments,
@@ -89,35 +96,45 @@ class Recipe(FileModel):
     compile_properties: dict[str, str | int | float | bool]
     calibration: CalibrationSpec
     made: Made
+    notes: tuple[str, ...] = ()
 
 
 def recipe_from(
-    strategy: Strategy, *, device: str, compile_properties: dict[str, Any], data: DataSpec, seed: int, made: Made
+    strategy: Strategy,
+    *,
+    target: Target,
+    data: DataSpec,
+    calibration: Sequence[tuple[Part, int]],
+    made: Made,
+    notes: Sequence[str] = (),
 ) -> Recipe:
     """Return the recipe of a strategy.
 
     Args:
         strategy: to replay.
-        device: OpenVINO device.
-        compile_properties: of the profile; the strategy's inference precision goes over them.
+        target: profile. Its own precision hint stays where a dry run on another device could only guess it.
         data: section of the job.
-        seed: of the job.
+        calibration: the items that were set aside, in order.
         made: what it was found with.
+        notes: what must be said beside the results.
     """
+    used = calibration[: strategy.subset_size]
     own = data.calibration
+    is_precision_known = target.genes.inference_precision is not None or not notes
+    precision = {"INFERENCE_PRECISION_HINT": strategy.inference_precision} if is_precision_known else {}
     return Recipe(
         version=1,
         strategy=StrategySpec.model_validate(strategy.as_dict()),
-        device=device,
-        compile_properties={**compile_properties, "INFERENCE_PRECISION_HINT": strategy.inference_precision},
+        device=target.device,
+        compile_properties={**target.compile_properties, **precision},
         calibration=CalibrationSpec(
-            has_own_source=own is not None,
-            items=data.calibration_items,
-            seed=seed,
+            has_own_source=used[0][0] == "calibration",
+            items=tuple(index for _, index in used),
             preprocessing=data.preprocessing,
             inputs=own.inputs if own is not None else data.inputs,
             class_names=data.class_names,
             arguments=data.arguments,
         ),
         made=made,
+        notes=tuple(notes),
     )

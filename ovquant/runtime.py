@@ -90,8 +90,25 @@ def _check_onnx(path: Path) -> None:
         raise ModelError(f"{path}: is a directory, expected an ONNX file")
     try:
         onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        hint = "export it again" if "parse" not in str(error) else "it is broken or truncated; copy or export it again"
+        raise ModelError(f"{path}: not a valid ONNX model: {first_line(error)}; {hint}") from error
     except Exception as error:
         raise ModelError(f"{path}: broken or truncated ONNX file: {first_line(error)}; export or copy it again") from error
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files that a model is made of: the graph first, then its weights where they are in files of their own."""
+    weights = path.with_suffix(".bin" if path.suffix == ".xml" else ".pdiparams")
+    if path.suffix in {".xml", ".pdmodel"}:
+        return [path, weights] if weights.exists() else [path]
+    if path.suffix != ".onnx":
+        return [path]
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    places = (entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location")
+    return [path, *(path.parent / place for place in dict.fromkeys(places))]
 
 
 def input_infos(model: ov.Model) -> tuple[InputInfo, ...]:
@@ -107,8 +124,7 @@ def input_infos(model: ov.Model) -> tuple[InputInfo, ...]:
 
 
 def _input_name(port: Any) -> str:
-    names = sorted(port.get_names())
-    return names[0] if names else str(port.get_node().get_friendly_name())
+    return min(port.get_names(), default=str(port.get_node().get_friendly_name()))
 
 
 def output_names(model: ov.Model | ov.CompiledModel) -> tuple[str, ...]:
@@ -184,16 +200,36 @@ def graph_digest(model: ov.Model) -> str:
     return digest.hexdigest()
 
 
-def save_model(model: ov.Model, path: Path) -> None:
-    """Write the model as IR to `path` (``.xml``; weights beside it as ``.bin``), constants as they are."""
+_PRECISION_NOTE = ["ovquant", "inference_precision"]
+
+
+def save_model(model: ov.Model, path: Path, precision: InferencePrecision | None = None) -> None:
+    """Write the model as IR to `path` (``.xml``; weights beside it as ``.bin``), constants as they are.
+
+    Args:
+        model: to write.
+        path: both files are there whole or not at all.
+        precision: what the model is to be run in; noted in its rt_info.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _ov().save_model(model, str(path), compress_to_fp16=False)
+    if precision is not None:
+        model.set_rt_info(precision, _PRECISION_NOTE)
+    partial = path.with_name(f"partial-{path.name}")
+    _ov().save_model(model, str(partial), compress_to_fp16=False)
+    partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    partial.replace(path)
+
+
+def noted_precision(model: ov.Model) -> InferencePrecision | None:
+    """Return what `save_model` noted; None for other models."""
+    if not model.has_rt_info(_PRECISION_NOTE):
+        return None
+    return _PRECISION_NAMES.get(str(model.get_rt_info(_PRECISION_NOTE).astype(str)))
 
 
 def size_bytes(path: Path) -> int:
-    """Return the size of an IR (graph and weights) or of any other model file."""
-    weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.exists() else 0)
+    """Return the size of a model's files, graph and weights."""
+    return sum(file.stat().st_size for file in model_files(path))
 
 
 def available_devices() -> list[str]:

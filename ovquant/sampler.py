@@ -32,6 +32,7 @@ class GeneticSampler(BaseGASampler):
         *,
         space: SearchSpace,
         seeds: Sequence[Genome],
+        neighbours: Sequence[Genome],
         seed: int,
         population_size: int,
         minimized: Callable[[Sequence[float]], Sequence[float]],
@@ -41,6 +42,7 @@ class GeneticSampler(BaseGASampler):
         Args:
             space: where genomes come from.
             seeds: first members of the first generation.
+            neighbours: near them, tried next.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
             minimized: turns objective values into ones where less is better.
@@ -48,6 +50,7 @@ class GeneticSampler(BaseGASampler):
         super().__init__(population_size)
         self._space = space
         self._seeds = list(seeds)
+        self._neighbours = list(neighbours)
         self._seed = seed
         self._minimized = minimized
         self.last_child = Child(genome=())
@@ -79,7 +82,7 @@ class GeneticSampler(BaseGASampler):
         rng = np.random.default_rng([self._seed, generation, len(members)])
         breeding = Breeding(sizes=self._space.sizes, canonical=self._space.canonical_genome, known=known)
         if generation == 0:
-            child, parents = seed_member(self._seeds, breeding, rng), []
+            child, parents = seed_member(self._seeds, breeding, rng, self._neighbours), []
         else:
             # Sorted, since Optuna returns a stored pool in another order than a new one.
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)

@@ -21,7 +21,6 @@ QUANTIZABLE_TYPES = frozenset(
         "GRUCell",
         "RNNCell",
         "RNNSequence",
-        "Gather",
         "ScaledDotProductAttention",
     }
 )

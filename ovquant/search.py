@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from ovquant import selection
+from ovquant.errors import ConfigError
 from ovquant.evaluation import BenchSpec, Task
 from ovquant.job import StopAt
 from ovquant.objectives import Rules
@@ -139,7 +140,14 @@ class _Search:
     def _set_limit(self, outcome: object) -> None:
         """Without metrics and limit, let NNCF's default set the divergence that is still acceptable."""
         rules = self._plan.rules
-        if isinstance(outcome, Evaluation) and not rules.metrics and rules.max_divergence is None:
+        if rules.metrics or rules.max_divergence is not None:
+            return
+        if isinstance(outcome, Failure):
+            raise ConfigError(
+                f"NNCF's default, which sets the limit on divergence where there is no metric, failed at {outcome.stage}: "
+                f"{outcome.message}. Set max_divergence (--max-divergence)"
+            )
+        if isinstance(outcome, Evaluation):
             self._rules = dataclasses.replace(rules, max_divergence=outcome.divergence.value)
             self._study.set_rules(self._rules)
 
@@ -154,16 +162,13 @@ class _Search:
         self._listen(
             Progress(
                 trial=trial,
-                best=selection.best(self._eligible(), self._rules),
+                best=selection.best(selection.eligible(self._trials), self._rules),
                 n_candidates=self._n_candidates(),
                 max_trials=self._plan.max_trials,
                 elapsed_s=elapsed,
                 remaining_s=self._remaining(elapsed),
             )
         )
-
-    def _eligible(self) -> list[Trial]:
-        return eligible(self._trials, self._plan.is_default_in_space)
 
     def _n_candidates(self) -> int:
         return sum(trial.strategy is not None for trial in self._trials)
@@ -177,7 +182,7 @@ class _Search:
         return by_trials if by_time is None else min(by_time, by_trials)
 
     def _stop_reason(self) -> StopReason | None:
-        if meeting(self._eligible(), self._plan.stop_at, self._rules):
+        if meeting(selection.eligible(self._trials), self._plan.stop_at, self._rules):
             return "stop_at met"
         if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
             return "max_trials reached"
@@ -185,11 +190,6 @@ class _Search:
         # However short the budget, NNCF's default is tried: a search always has something to compare.
         has_default = any(trial.role == "default" for trial in self._trials)
         return "budget used up" if is_late and (has_default or self._n_candidates() > 0) else None
-
-
-def eligible(trials: list[Trial], is_default_in_space: bool) -> list[Trial]:
-    """Return the trials that may win: strategies that the target allows."""
-    return [t for t in trials if t.strategy is not None and (is_default_in_space or t.role != "default")]
 
 
 def meeting(trials: list[Trial], stop_at: StopAt | None, rules: Rules) -> list[Trial]:

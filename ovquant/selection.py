@@ -17,6 +17,11 @@ N_FINALISTS = 3
 _RESOLUTION = 0.02
 
 
+def eligible(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that may win: strategies of the search space, which holds what the target allows."""
+    return [trial for trial in trials if trial.code is not None]
+
+
 def feasible(trials: Sequence[Trial]) -> list[Trial]:
     """Return the quantized trials that meet every constraint."""
     return [trial for trial in trials if trial.strategy is not None and trial.is_feasible]
@@ -84,7 +89,10 @@ def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -
 
 
 def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
-    """Return at most three feasible trials, most preferred first; equal models count once."""
+    """Return at most three feasible trials, most preferred first; equal models count once.
+
+    The last place is for the lowest divergence of all: where limits are tight, the fastest ones are the first to break them.
+    """
     candidates: list[Trial] = []
     seen: set[tuple[str, str]] = set()
     for trial in feasible(trials):
@@ -92,7 +100,9 @@ def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
         if key not in seen:
             seen.add(key)
             candidates.append(trial)
-    return order(candidates, [latency_of(trial) for trial in candidates], rules)[:N_FINALISTS]
+    ordered = order(candidates, [latency_of(trial) for trial in candidates], rules)
+    chosen, rest = ordered[: N_FINALISTS - 1], ordered[N_FINALISTS - 1 :]
+    return [*chosen, *sorted(rest, key=lambda trial: trial.evaluation.divergence.value)[:1]]
 
 
 def nearest_miss(trials: Sequence[Trial]) -> Trial | None:
@@ -103,7 +113,7 @@ def nearest_miss(trials: Sequence[Trial]) -> Trial | None:
 
 def pick(trials: Sequence[Trial], how: Pick) -> Trial | None:
     """Return the feasible trial that is fastest, of lowest divergence, or at the knee of the front of both."""
-    candidates = feasible(trials)
+    candidates = feasible(eligible(trials))
     if not candidates:
         return None
     if how == "fastest":

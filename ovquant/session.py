@@ -13,7 +13,7 @@ from ovquant.devices import Device, resolve_device
 from ovquant.environment import describe_host, versions
 from ovquant.evaluation import BenchSpec, Workbench, open_bench
 from ovquant.export import model_sha256
-from ovquant.job import Job
+from ovquant.job import Job, with_absolute_paths
 from ovquant.objectives import Rules
 from ovquant.recipe import Made, Recipe, recipe_from
 from ovquant.search import Plan
@@ -25,7 +25,6 @@ from ovquant.targets import Target, load_target
 STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"
 TARGET_FILE = "target.yaml"
-_MODEL_DIR = "models"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +78,8 @@ class Session:
             rules=self.rules,
             space=self.space,
             seeds=self.seeds,
+            # After the model type, what stays in float decides most; the target lists its choices in the order of promise.
+            neighbours=self.space.neighbours(self.seeds[0], "ignored_scope") if self.is_default_in_space else [],
             seed=self.job.seed,
             population=self.job.population_size,
         )
@@ -97,8 +98,9 @@ class Session:
             "max_divergence": job.max_divergence,
             "output_kinds": dict(job.output_kinds),
             "objective": job.objective.model_dump(mode="json"),
-            "population": job.population_size,
+            "population": job.population,
             "seed": job.seed,
+            "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
         }
         normalized: dict[str, Any] = json.loads(json.dumps(content))
         return normalized
@@ -108,11 +110,11 @@ class Session:
         hashes = model_sha256(Path(self.job.model))
         return recipe_from(
             strategy,
-            device=self.target.device,
-            compile_properties=dict(self.target.compile_properties),
+            target=self.target,
             data=self.job.data,
-            seed=self.job.seed,
+            calibration=self.workbench.samples.items("calibration"),
             made=Made(model_sha256=hashes[Path(self.job.model).name], graph_digest=graph_digest, versions=versions()),
+            notes=self.device.notes,
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -133,31 +135,34 @@ class Session:
         }
 
 
-def open_session(job: Job, output: Path) -> Session:
-    """Return a job made ready; model, data and device are opened and checked, the reference is run once.
+def open_session(job: Job, model_dir: Path) -> Session:
+    """Return a job made ready; model, data and device are opened and checked, the reference is run on both splits.
 
     Args:
-        job: resolved.
-        output: directory of the search; candidate IRs are kept in a folder there for a while.
+        job: what to do.
+        model_dir: an empty directory for candidate IRs; the caller removes it.
 
     Raises:
         OvquantError: anything that would make the search pointless.
     """
     target = load_target(job.target)
     device = resolve_device(target, job.device)
+    absolute = with_absolute_paths(job, Path.cwd())
     bench = BenchSpec(
-        model=job.model,
+        model=absolute.model,
         target=target,
         device=device.name,
-        data=job.data,
+        data=absolute.data,
         seed=job.seed,
-        metrics=job.metrics,
+        metrics=absolute.metrics,
         output_kinds=dict(job.output_kinds),
-        model_dir=str(output / _MODEL_DIR),
+        model_dir=str(model_dir),
     )
     workbench = open_bench(bench)
     runtime.require_quantizable(workbench.model, Path(job.model))
+    workbench.samples.read_all()
     workbench.reference("validation")
+    workbench.reference("holdout")  # of the float model only: faults are found now, and no candidate is looked at
     facts = workbench.facts()
     space = build_space(target, facts)
     default = nncf_default(target, facts)

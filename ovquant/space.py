@@ -195,6 +195,16 @@ class SearchSpace:
             if self.canonical_genome(genome) == genome:
                 yield genome
 
+    def neighbours(self, genome: Genome, name: str) -> list[Genome]:
+        """Return the genomes that differ from `genome` in the gene called `name` only; none if it is not free."""
+        return [
+            (*genome[:place], value, *genome[place + 1 :])
+            for place, gene in enumerate(self.genes)
+            if gene.name == name
+            for value in range(len(gene.values))
+            if value != genome[place]
+        ]
+
     def labels(self, genome: Genome) -> dict[str, str]:
         """Return gene name -> label of the chosen value."""
         return {gene.name: gene.labels[index] for gene, index in zip(self.genes, genome, strict=True)}

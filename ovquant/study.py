@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ovquant.errors import OutputError, first_line
@@ -31,6 +33,8 @@ from ovquant.strategy import Strategy
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _NAME = "ovquant"
 _FINGERPRINT = "fingerprint"
+_POPULATION = "population"
+_OPENINGS = "holdout openings"
 OUTSIDE = "outside"  # user attribute of what is no member of the population, in the form of a proposal
 
 
@@ -57,27 +61,67 @@ class Study:
     """Trials of one search, kept in a SQLite file."""
 
     def __init__(
-        self, path: Path, *, rules: Rules, space: SearchSpace, seeds: Sequence[Genome], seed: int, population: int
+        self,
+        path: Path,
+        *,
+        rules: Rules,
+        space: SearchSpace,
+        seeds: Sequence[Genome],
+        seed: int,
+        population: int,
+        neighbours: Sequence[Genome] = (),
     ) -> None:
         """Open the study at `path`, or create it.
 
-        Trials that a stopped process left running are closed; they count as never asked for.
+        Trials that a stopped process left running are closed: told, if their outcome is there, else they count as never asked
+        for. A study keeps the population size that it began with.
+
+        Raises:
+            OutputError: the file there is no study.
         """
+        if path.exists():
+            _require_study(path)
         self._space = space
         self._rules = rules
-        self._sampler = GeneticSampler(space=space, seeds=seeds, seed=seed, population_size=population, minimized=rules.minimized)
+        self._sampler = GeneticSampler(
+            space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(
                 study_name=_NAME,
-                storage=f"sqlite:///{path}",
+                storage=_url(path),
                 directions=list(rules.directions),
                 sampler=self._sampler,
                 load_if_exists=True,
             )
         self._asked: dict[int, optuna.Trial] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        with _storage_faults():
+            self._sampler.population_size = self._study.user_attrs.get(_POPULATION) or population
+            if _POPULATION not in self._study.user_attrs:
+                self._study.set_user_attr(_POPULATION, population)
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self._close(trial)
+
+    def _close(self, trial: FrozenTrial) -> None:
+        """Tell a trial that was left running its outcome, if it got as far as that; else fail it."""
+        result = trial.user_attrs.get(RESULT)
+        outcome = None if result is None else outcome_from_json(result["outcome"])
+        if outcome is None or isinstance(outcome, Failure):
             self._study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial.number, self._rules.values(outcome))
+
+    @property
+    def population_size(self) -> int:
+        """Members of a generation."""
+        return self._sampler.population_size or 1
+
+    def open_holdout(self) -> int:
+        """Record that the holdout is looked at, and return how often it was, this time included."""
+        n_openings = int(self._study.user_attrs.get(_OPENINGS, 0)) + 1
+        self._study.set_user_attr(_OPENINGS, n_openings)
+        return n_openings
 
     def set_rules(self, rules: Rules) -> None:
         """Use other limits from now on; objectives and directions stay as they are."""
@@ -130,7 +174,7 @@ class Study:
 
     def n_missing(self) -> int:
         """Return how many members the current generation lacks."""
-        size = self._sampler.population_size or 1
+        size = self.population_size
         generations = [trial.generation for trial in self.trials() if not isinstance(trial.outcome, Failure)]
         members = [generation for generation in generations if generation is not None]
         return size - members.count(max(members, default=0)) % size
@@ -227,9 +271,29 @@ def read_fingerprint(path: Path) -> dict[str, Any] | None:
 
 
 def _load(path: Path) -> optuna.Study:
+    _require_study(path)
+    try:
+        return optuna.load_study(study_name=_NAME, storage=_url(path))
+    except Exception as error:
+        raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
+
+
+def _require_study(path: Path) -> None:
+    """Check that a file is an Optuna database, without a chance to change it.
+
+    Raises:
+        OutputError: it is not there, or something else.
+    """
     if not path.is_file():
         raise OutputError(f"{path}: no study there; give the output directory of a search")
     try:
-        return optuna.load_study(study_name=_NAME, storage=f"sqlite:///{path}")
-    except Exception as error:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            names = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error as error:
         raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
+    if "studies" not in names:
+        raise OutputError(f"{path}: is no study of ovquant; nothing was changed")
+
+
+def _url(path: Path) -> str:
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()

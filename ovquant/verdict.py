@@ -16,7 +16,7 @@ from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, Subject, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 
-Judgement: TypeAlias = Literal["confirmed", "inconclusive", "refuted"]
+Judgement: TypeAlias = Literal["confirmed", "inconclusive", "refuted", "no limit"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +109,13 @@ def decide(
     latencies = _compare(bench, executor, subjects)
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = {name: _on_holdout(bench, executor, subject) for name, subject in subjects.items()}
-    if default is not None and not rules.metrics and rules.max_divergence is None:
+    is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
+    if default is not None and is_limit_from_default:
         limit = evaluations[_key(default)].divergence.value
         rules = dataclasses.replace(rules, max_divergence=limit)
 
     def judged(trial: Trial) -> Judgement:
-        is_own_limit = default is not None and trial.number == default.number and not rules.metrics
+        is_own_limit = default is not None and trial.number == default.number and is_limit_from_default
         return "confirmed" if is_own_limit else judge(evaluations[_key(trial)], rules)
 
     winner = next((trial for trial in ordered if judged(trial) != "refuted"), ordered[0])
@@ -135,7 +136,11 @@ def decide(
         for name, key, trial in lines
     }
     table = tuple(rows.values())
+    n_refuted = ordered.index(winner)
     sentences, is_worth_it = words(table, rules)
+    if n_refuted and judged(winner) != "refuted":
+        told = f"The holdout refuted {n_refuted} of {len(ordered)} finalists before it, so it took part in the choice."
+        sentences = (*sentences, told)
     return Verdict(rows=table, winner=winner.number, judgement=judged(winner), is_worth_it=is_worth_it, sentences=sentences)
 
 
@@ -158,7 +163,8 @@ def _subjects(finalists: Sequence[Trial], default: Trial | None, own_precision: 
 def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
     """Return what the intervals say of the constraints.
 
-    confirmed: every interval lies within its limit; refuted: one lies beyond; inconclusive: one straddles its limit.
+    confirmed: every interval lies within its limit; refuted: one lies beyond; inconclusive: one straddles its limit; no
+    limit: there is none to keep.
     """
     found: list[Judgement] = []
     for index, result in enumerate(evaluation.metrics):
@@ -169,7 +175,9 @@ def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
         found.append(_side(evaluation.divergence, rules.max_divergence))
     if "refuted" in found:
         return "refuted"
-    return "inconclusive" if "inconclusive" in found else "confirmed"
+    if "inconclusive" in found:
+        return "inconclusive"
+    return "confirmed" if found else "no limit"
 
 
 def _side(interval: Interval, limit: float) -> Judgement:
@@ -254,8 +262,7 @@ def _on_limits(winner: Row, rules: Rules) -> list[str]:
         said.append(text + ".")
     if rules.max_divergence is not None:
         divergence = evaluation.divergence
-        is_own = divergence.value == rules.max_divergence
-        how = "its own" if is_own else _side(divergence, rules.max_divergence)
+        how = winner.judgement if not evaluation.metrics else _side(divergence, rules.max_divergence)
         said.append(
             f"Divergence is {divergence.value:.3g} [{divergence.low:.3g}, {divergence.high:.3g}] on {evaluation.n_items} "
             f"holdout items; limit {rules.max_divergence:.3g}: {how}."

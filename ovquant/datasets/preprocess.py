@@ -34,11 +34,12 @@ def model_layout(options: Preprocessing, info: InputInfo, where: str) -> Layout:
 
 def image_to_array(image: Image.Image, options: Preprocessing) -> Array:
     """Return an image as uint8 [H, W, C] after resize and crop, channels in the model's order."""
+    image = image.convert("L" if options.channels == "GRAY" else "RGB")
     if options.resize is not None:
         image = image.resize(_resized(image.size, options.resize), Image.Resampling.BILINEAR)
     if options.crop is not None:
         image = _crop(image, options.crop)
-    array = np.asarray(image.convert("L" if options.channels == "GRAY" else "RGB"), dtype=np.uint8)
+    array = np.asarray(image, dtype=np.uint8)
     if options.channels == "GRAY":
         return array[:, :, np.newaxis]
     return array[:, :, ::-1] if options.channels == "BGR" else array

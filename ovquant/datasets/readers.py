@@ -22,9 +22,9 @@ from ovquant.runtime import InputInfo
 Part = Literal["main", "calibration", "holdout"]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _SUFFIXES: dict[Part, tuple[str, ...]] = {
-    "main": ("", "_val", "_validation"),
-    "calibration": ("_calib", "_calibration"),
-    "holdout": ("_holdout", "_test"),
+    "main": ("_val", "_validation", ""),
+    "calibration": ("_calib", "_calibration", ""),
+    "holdout": ("_holdout", "_test", ""),
 }
 _INPUT_WORDS = ("x", "inputs", "images", "data")
 _LABEL_WORDS = ("y", "labels", "label", "targets")
@@ -65,15 +65,20 @@ class ImageFolder:
         self._info = inputs[0]
         self._options = spec.preprocessing
         self._layout = model_layout(self._options, self._info, str(path))
-        folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-        if folders:
-            by_class = [(folder, _images_in(folder)) for folder in folders]
-            index = _class_indices([folder.name for folder in folders], spec.class_names, path)
-            self._paths = [image for _, images in by_class for image in images]
-            self.labels: Sequence[Any] | None = [index[folder.name] for folder, images in by_class for _ in images]
-        else:
-            self._paths = _images_in(path)
-            self.labels = None
+        self.identity = (str(path.resolve()),)
+        by_class = {folder.name: images for folder in sorted(path.iterdir()) if (images := _images_in(folder))}
+        flat = _images_in(path)
+        if by_class and flat:
+            raise DataError(
+                f"{path}: holds {len(flat)} images beside {len(by_class)} class folders; put each image into the folder of its "
+                "class, or all into one folder"
+            )
+        self.class_names = tuple(by_class)
+        index = _class_indices(self.class_names, spec.class_names, path)
+        self._paths = [image for images in by_class.values() for image in images] or flat
+        self.labels: Sequence[Any] | None = None
+        if by_class:
+            self.labels = [index[name] for name, images in by_class.items() for _ in images]
         if not self._paths:
             raise DataError(
                 f"{path}: holds no images; accepted: {', '.join(sorted(IMAGE_SUFFIXES))}, in class sub-folders or not"
@@ -101,6 +106,8 @@ class ImageFolder:
 
 
 def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -125,13 +132,17 @@ class ArrayFile:
         self._inputs = tuple(inputs)
         self._options = spec.preprocessing
         arrays = _npz_names(path)
-        chosen = source.inputs or _find_inputs(arrays, part, inputs)
+        found = _find_inputs(arrays, part, inputs)
+        chosen = source.inputs or (found and found[0])
         if chosen is None:
+            key = "data.inputs" if part == "main" else f"data.{part}.inputs"
             raise DataError(
                 f"{path}: cannot tell which arrays feed {', '.join(info.name for info in inputs)}; "
-                f"it holds {', '.join(arrays)}. Name them in data.inputs (model input: array)"
+                f"it holds {', '.join(arrays)}. Name them in {key} (model input: array)"
             )
-        label_name = source.labels or _find_labels(arrays, part, chosen)
+        suffixes = (found[1],) if found is not None and source.inputs is None else _SUFFIXES[part]
+        label_name = source.labels or _find_labels(arrays, suffixes, chosen)
+        self.identity = (str(path.resolve()), *sorted(chosen.values()))
         self._arrays = {name: _npz_array(path, array, arrays) for name, array in chosen.items()}
         self.labels: Sequence[Any] | None = None if label_name is None else list(_npz_array(path, label_name, arrays))
         lengths = {array: len(self._arrays[name]) for name, array in chosen.items()}
@@ -161,17 +172,18 @@ class ArrayFile:
         layout = model_layout(self._options, info, str(self._path))
         if row.shape[-1] not in {1, 3, 4}:  # stored as CHW
             row = np.moveaxis(row, 0, -1)
-        if self._options.resize is not None or self._options.crop is not None:
-            mode = row[:, :, 0] if row.shape[-1] == 1 else row
-            row = image_to_array(Image.fromarray(mode), self._options)
-        elif self._options.channels == "BGR":
-            row = row[:, :, ::-1]
-        return normalize(row, self._options, layout, info.dtype)
+        image = Image.fromarray(row[:, :, 0] if row.shape[-1] == 1 else row)
+        if row.shape[-1] == 1:
+            pixels = image_to_array(image, self._options.model_copy(update={"channels": "GRAY"}))
+        else:
+            pixels = image_to_array(image, self._options)
+        return normalize(pixels, self._options, layout, info.dtype)
 
 
 def npz_has(path: Path, part: Part, inputs: Sequence[InputInfo]) -> bool:
     """Return True if the ``.npz`` holds arrays that are named after `part` (``x_calib``, ``x_holdout`` ...)."""
-    return _find_inputs(_npz_names(path), part, inputs) is not None
+    found = _find_inputs(_npz_names(path), part, inputs)
+    return found is not None and found[1] != ""
 
 
 def _npz_names(path: Path) -> list[str]:
@@ -197,20 +209,21 @@ def _npz_array(path: Path, name: str, names: Sequence[str]) -> Array:
     return array
 
 
-def _find_inputs(arrays: Sequence[str], part: Part, inputs: Sequence[InputInfo]) -> dict[str, str] | None:
+def _find_inputs(arrays: Sequence[str], part: Part, inputs: Sequence[InputInfo]) -> tuple[dict[str, str], str] | None:
+    """Return model input -> array, and the suffix that they were found by."""
     for suffix in _SUFFIXES[part]:
         named = {info.name: info.name + suffix for info in inputs}
         if all(array in arrays for array in named.values()):
-            return named
+            return named, suffix
         if len(inputs) == 1:
             for word in _INPUT_WORDS:
                 if word + suffix in arrays:
-                    return {inputs[0].name: word + suffix}
+                    return {inputs[0].name: word + suffix}, suffix
     return None
 
 
-def _find_labels(arrays: Sequence[str], part: Part, chosen: Mapping[str, str]) -> str | None:
-    candidates = [word + suffix for suffix in _SUFFIXES[part] for word in _LABEL_WORDS]
+def _find_labels(arrays: Sequence[str], suffixes: Sequence[str], chosen: Mapping[str, str]) -> str | None:
+    candidates = [word + suffix for suffix in suffixes for word in _LABEL_WORDS]
     return next((name for name in candidates if name in arrays and name not in chosen.values()), None)
 
 
@@ -220,6 +233,7 @@ class PythonSamples:
     def __init__(self, path: Path, function: str, *, arguments: Mapping[str, Any], inputs: Sequence[InputInfo]) -> None:
         """Import the file and run the function. It is code: it runs with the rights of the caller."""
         self._where = f"{path}:{function}"
+        self.identity = (str(path.resolve()), function)
         self._inputs = tuple(inputs)
         call = load_function(path, function)
         try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ovquant.datasets.readers import Part, npz_has, open_source
+from ovquant.datasets.readers import IMAGE_SUFFIXES, ImageFolder, Part, npz_has, open_source
 from ovquant.errors import DataError
 from ovquant.job import DataSpec, Source, split_entry
 from ovquant.protocols import Dataset, Sample
@@ -58,8 +59,14 @@ class Samples:
         """
         self._sources: dict[Part, Dataset] = {"main": open_source(spec.main, "main", spec, inputs)}
         if is_divided:
+            main = self._sources["main"]
+            if isinstance(main, ImageFolder) and main.labels is not None and spec.class_names is None:
+                # The classes of the main source hold for all, whatever classes another one lacks.
+                numbered = all(name.isdecimal() for name in main.class_names)
+                spec = spec if numbered else spec.model_copy(update={"class_names": main.class_names})
             for part, source in _own_sources(spec, inputs).items():
                 self._sources[part] = open_source(source, part, spec, inputs)
+            _require_different(self._sources)
             self.split = divide(self._sources, spec, seed)
         else:
             every = _shuffled("main", self._sources["main"], seed)[: spec.max_items]
@@ -96,6 +103,16 @@ class Samples:
             return None
         return [(self._sources[part].labels or ())[index] for part, index in items]
 
+    def read_all(self) -> None:
+        """Read every item once, so that a fault in one is found before any work is done.
+
+        Raises:
+            DataError: an item cannot be read, or does not fit the model.
+        """
+        for name in ("calibration", "validation", "holdout"):
+            for item in getattr(self.split, name):
+                self.sample(item)
+
     def name_of(self, item: Item) -> str:
         """Return what the user knows an item by."""
         return self._sources[item[0]].item_name(item[1])
@@ -111,6 +128,17 @@ def _own_sources(spec: DataSpec, inputs: Sequence[InputInfo]) -> Mapping[Part, S
         elif spec.path.endswith(".npz") and spec.inputs is None and npz_has(Path(spec.path), part, inputs):
             found[part] = Source(path=spec.path)
     return found
+
+
+def _require_different(sources: Mapping[Part, Dataset]) -> None:
+    seen: dict[tuple[str, ...], Part] = {}
+    for part, source in sources.items():
+        if source.identity in seen:
+            raise DataError(
+                f"{source.identity[0]}: serves {seen[source.identity]} and {part}: the same items would be used for both. Leave "
+                f"{part} out to have the source divided, or name another one"
+            )
+        seen[source.identity] = part
 
 
 def divide(sources: Mapping[Part, Dataset], spec: DataSpec, seed: int) -> Split:
@@ -188,7 +216,7 @@ def _halve(items: Sequence[Item], labels: Sequence[Any] | None) -> tuple[list[It
 
 
 def _are_classes(labels: Sequence[Any]) -> bool:
-    return all(np.ndim(label) == 0 and isinstance(label, Hashable) for label in labels)
+    return all(isinstance(label, str | bytes | Number | np.generic) for label in labels)
 
 
 def fingerprint(spec: DataSpec) -> dict[str, str]:
@@ -201,10 +229,10 @@ def _hash_source(path: Path) -> str:
     entry = split_entry(str(path))
     path = entry[0] if entry is not None else path
     digest = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
     for file in files:
-        content = file.read_bytes()
         name = str(file.relative_to(path)) if path.is_dir() else ""
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()

@@ -13,9 +13,10 @@ from ovquant.records import Interval
 _CONFIDENCE = 0.95
 _Z = float(stats.norm.ppf(0.5 + _CONFIDENCE / 2))
 N_RESAMPLES = 1000
+_LEAST_SHARE = 0.8
 
 
-def paired_drop(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> Interval:
+def paired_drop(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> Interval | None:
     """Return mean(reference - candidate) with its interval, paired per item.
 
     Scores of 0 and 1 get the interval of Agresti and Min (Statistics in Medicine 24, 2005, section 3): Wald's with half an
@@ -24,11 +25,15 @@ def paired_drop(reference: NDArray[np.float64], candidate: NDArray[np.float64]) 
     Args:
         reference: scores, shape [N].
         candidate: scores of the same items, shape [N].
+
+    Returns:
+        None where there is no interval, as for `bootstrap`.
     """
     differences = reference - candidate
     is_binary = bool(np.isin(reference, (0, 1)).all() and np.isin(candidate, (0, 1)).all())
     if not is_binary:
-        return mean(differences)
+        interval = mean(differences)
+        return interval if interval.high > interval.low else None
     lost = float(np.sum(differences > 0)) + 0.5
     won = float(np.sum(differences < 0)) + 0.5
     n_items = len(differences) + 2.0
@@ -49,13 +54,17 @@ def mean(values: NDArray[np.float64]) -> Interval:
     return _percentiles(float(values.mean()), np.asarray(drawn))
 
 
-def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n_items: int, n_resamples: int) -> Interval:
+def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n_items: int, n_resamples: int) -> Interval | None:
     """Return a statistic over all items with its bootstrap percentile interval.
 
     Args:
         statistic: of item indices, shape [N]; resamples for which it raises ValueError are left out.
         n_items: N.
         n_resamples: how often to draw.
+
+    Returns:
+        None where the resamples tell nothing: all are equal (the bootstrap cannot see what no item shows), or more than a
+        fifth was left out.
     """
     rng = np.random.default_rng(n_items)
     drawn = []
@@ -64,8 +73,9 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n_items: int, n_r
             drawn.append(statistic(rng.integers(n_items, size=n_items)))
         except ValueError:
             continue
-    value = statistic(np.arange(n_items))
-    return _percentiles(value, np.asarray(drawn)) if drawn else Interval(value=value, low=-np.inf, high=np.inf)
+    if len(drawn) < _LEAST_SHARE * n_resamples or np.ptp(drawn) == 0:
+        return None
+    return _percentiles(statistic(np.arange(n_items)), np.asarray(drawn))
 
 
 def _percentiles(value: float, drawn: NDArray[np.float64]) -> Interval:

@@ -36,12 +36,12 @@ def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
         raise ConfigError(f"metric {spec.name!r}: no output {output!r}{hint}; outputs: {', '.join(output_names)}")
     entry = split_entry(spec.name)
     if entry is not None:
-        return FunctionMetric(spec.name, load_function(*entry), spec.direction)
+        return FunctionMetric(spec.label, load_function(*entry), spec.direction)
     top = re.fullmatch(r"accuracy|top-?(\d+)", spec.name)
     if top is not None:
-        return TopK(spec.name, int(top[1] or 1), output)
+        return TopK(spec.label, int(top[1] or 1), output)
     if spec.name in get_scorer_names():
-        return SklearnScorer(spec.name, output)
+        return SklearnScorer(spec.label, get_scorer(spec.name), output)
     names = ["accuracy", "top5", *get_scorer_names()]
     raise ConfigError(
         f"metric {spec.name!r}: unknown{did_you_mean(spec.name, names)}; accepted: accuracy, topK (top5), "
@@ -147,14 +147,16 @@ class SklearnScorer:
 
     direction: Direction = "maximize"
 
-    def __init__(self, name: str, output: str) -> None:
-        """Keep the scorer of that name."""
-        self.name, self._output, self._scorer = name, output, get_scorer(name)
+    def __init__(self, name: str, scorer: Any, output: str) -> None:
+        """Keep the scorer, and the name that results give it."""
+        self.name, self._output, self._scorer = name, output, scorer
+        self._scorer_name = name.partition("@")[0]
 
-    def is_classification(self, labels: Array) -> bool:
+    def is_classification(self, labels: Sequence[Any]) -> bool:
         """Return True if the scorer compares classes: it is none for regression, and labels are whole numbers."""
-        is_regression = self.name in _REGRESSION or (self.name.startswith("neg_") and self.name not in _NEGATED_CLASSIFICATION)
-        return not is_regression and labels.dtype.kind in "iub" and labels.ndim == 1
+        name = self._scorer_name
+        is_regression = name in _REGRESSION or (name.startswith("neg_") and name not in _NEGATED_CLASSIFICATION)
+        return not is_regression and all(isinstance(label, int | np.integer | np.bool_) for label in labels)
 
     def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
         """Return None: scorers are taken over all items."""
@@ -168,7 +170,7 @@ class SklearnScorer:
         """
         rows = _rows(outputs, self._output)
         truth = np.asarray(labels)
-        estimator = _Classifier(rows) if self.is_classification(truth) else _Regressor(rows)
+        estimator = _Classifier(rows) if self.is_classification(labels) else _Regressor(rows)
         if is_classifier(estimator):
             _class_labels(labels, max(2, rows.shape[1]), self.name)
         try:
