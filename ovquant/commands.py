@@ -25,14 +25,14 @@ from ovquant.errors import (
     UsageError,
     first_line,
 )
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task, open_bench
+from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench
 from ovquant.executor import InProcessExecutor
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.latency import SystemClock
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Subject, Trial, outcome_to_json
 from ovquant.search import StopReason, meeting, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
@@ -370,7 +370,7 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
     subjects: list[tuple[str, Subject]] = [
         ("baseline", FloatModel(inference_precision=workbench.own_precision)),
         ("reference", FloatModel(inference_precision="f32")),
-        *((f"model {index}", ModelFile(path=str(path))) for index, path in enumerate(models[1:], start=2)),
+        *((f"model {index}", _model_file(path, workbench)) for index, path in enumerate(models[1:], start=2)),
     ]
     executor = InProcessExecutor()
     outcomes = [executor.submit(Task(bench=bench, subject=s, is_timed=False, has_intervals=True)) for _, s in subjects]
@@ -381,6 +381,12 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
     where = f"{device.name} ({device.full_name})"
     console.rows(rows, shown.caption(rows, where, [f"Reference and baseline are {models[0]}.", *device.notes]))
     return {"rows": [verdict.row_to_json(row) for row in rows], "device": where, "notes": list(device.notes)}
+
+
+def _model_file(path: Path, workbench: Workbench) -> ModelFile:
+    """Return a model with the precision that it is run in: what an export noted in it, else the target's own."""
+    noted = runtime.noted_precision(runtime.read_model(path))
+    return ModelFile(path=str(path), inference_precision=noted or workbench.own_precision)
 
 
 def _rows(subjects: Sequence[tuple[str, Subject]], outcomes: Sequence[Any], comparison: Comparison | Failure) -> list[Row]:

@@ -81,8 +81,12 @@ def did_you_mean(found: str, accepted: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
+# OpenVINO puts these before the line that says what is wrong.
+_NOISE = ("Exception from", "Check '", "File ", "FrontEnd API failed with")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something, or the error's class."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "File "))]
+    told = [line for line in lines if line and not line.startswith(_NOISE)]
     return (told or [line for line in lines if line] or [type(error).__name__])[0][:300]

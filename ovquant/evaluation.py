@@ -203,8 +203,9 @@ class Workbench:
             OvquantError: the float model itself cannot be evaluated.
         """
         stages = _Stages()
+        reference = self.reference(task.split)
         try:
-            return self._evaluate(task, stages)
+            return self._evaluate(task, reference, stages)
         except Exception as error:
             if isinstance(error, OvquantError) and not isinstance(task.subject, Strategy):
                 raise
@@ -219,8 +220,7 @@ class Workbench:
                 with stages.stage("quantize"):
                     path = self.build(subject)
                 with stages.stage("compile"):
-                    model = runtime.read_model(path)
-                    compiled.append(self._compile(model, self._precision_of(subject, model)))
+                    compiled.append(self._compile(runtime.read_model(path), subject.inference_precision))
             with stages.stage("latency"):
                 plan = self.spec.target.measurement.verdict
                 return Comparison(latencies=tuple(self._time(compiled, plan)))
@@ -243,15 +243,14 @@ class Workbench:
             _drop_oldest(path)
         return path
 
-    def _evaluate(self, task: Task, stages: _Stages) -> Evaluation:
-        reference = self.reference(task.split)
+    def _evaluate(self, task: Task, reference: _Reference, stages: _Stages) -> Evaluation:
         subject = task.subject
         with stages.stage("quantize"):
             path = self.build(subject)
         with stages.stage("compile"):
             model = runtime.read_model(path)
             self._check_interface(model, path)
-            compiled = self._compile(model, self._precision_of(subject, model))
+            compiled = self._compile(model, subject.inference_precision)
         with stages.stage("validate"):
             outputs = self._run(compiled, task.split, f"{path}: " if isinstance(subject, ModelFile) else "")
             items = divergence.per_item(reference.outputs, outputs, self.output_kinds())
@@ -277,14 +276,9 @@ class Workbench:
 
     def _check_interface(self, model: Any, path: Path) -> None:
         names = [info.name for info in runtime.input_infos(model)]
-        if names != [info.name for info in self.inputs] or len(model.outputs) != len(self.output_names):
+        shapes = [str(port.get_partial_shape()) for port in model.outputs]
+        if names != [info.name for info in self.inputs] or shapes != [str(p.get_partial_shape()) for p in self.model.outputs]:
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
-
-    def _precision_of(self, subject: Subject, model: Any) -> InferencePrecision:
-        """Return what a subject is run in: its own, what an exported model notes, or else the target's."""
-        if isinstance(subject, ModelFile):
-            return runtime.noted_precision(model) or self.own_precision
-        return subject.inference_precision
 
     def _compile(self, model: Any, precision: InferencePrecision | None) -> runtime.CompiledModel:
         return runtime.CompiledModel(model, self.spec.device, self.spec.target.compile_properties, precision)

@@ -21,9 +21,10 @@ class FloatModel:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A model in a file, as `ovquant evaluate` compares them; run at the target's own precision."""
+    """A model in a file, as `ovquant evaluate` compares them, run at a given precision."""
 
     path: str
+    inference_precision: InferencePrecision
 
 
 Subject: TypeAlias = Strategy | FloatModel | ModelFile

@@ -237,6 +237,9 @@ def available_devices() -> list[str]:
     return list(_core().available_devices)
 
 
+_KNOWN_DEVICES = frozenset({"CPU", "GPU", "NPU", "AUTO", "MULTI", "HETERO", "BATCH"})
+
+
 def has_device(device: str) -> bool:
     """Return True if a device is here; ``GPU`` stands for any ``GPU.N``."""
     return any(device in (name, name.partition(".")[0]) for name in available_devices())
@@ -255,7 +258,7 @@ def require_device(device: str, where: str) -> None:
     if has_device(device):
         return
     present = available_devices()
-    hint = did_you_mean(device.upper(), present)
+    hint = "" if device.partition(".")[0] in _KNOWN_DEVICES else did_you_mean(device.upper(), present)
     raise DeviceError(
         f"{where}: device {device!r} is not on this machine{hint}; devices here: {', '.join(present)}. "
         "Install its driver, choose another target, or make a dry run with --device CPU"

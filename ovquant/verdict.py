@@ -207,7 +207,7 @@ def describe(subject: Subject) -> str:
         return f"float model at {subject.inference_precision}"
     if isinstance(subject, Strategy):
         return subject.describe()
-    return subject.path
+    return f"{subject.path} at {subject.inference_precision}"
 
 
 def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:

@@ -34,6 +34,8 @@ def model_layout(options: Preprocessing, info: InputInfo, where: str) -> Layout:
 
 def image_to_array(image: Image.Image, options: Preprocessing) -> Array:
     """Return an image as uint8 [H, W, C] after resize and crop, channels in the model's order."""
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"an image of mode {image.mode} (more than 8 bits a channel); convert it to 8 bits first")
     image = image.convert("L" if options.channels == "GRAY" else "RGB")
     if options.resize is not None:
         image = image.resize(_resized(image.size, options.resize), Image.Resampling.BILINEAR)

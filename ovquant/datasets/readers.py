@@ -66,8 +66,16 @@ class ImageFolder:
         self._options = spec.preprocessing
         self._layout = model_layout(self._options, self._info, str(path))
         self.identity = (str(path.resolve()),)
-        by_class = {folder.name: images for folder in sorted(path.iterdir()) if (images := _images_in(folder))}
+        folders = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+        by_class = {folder.name: _images_in(folder) for folder in folders}
         flat = _images_in(path)
+        empty = [name for name, images in by_class.items() if not images]
+        if empty and len(empty) < len(by_class) and spec.class_names is None and not all(map(str.isdecimal, by_class)):
+            raise DataError(
+                f"{path}: no images in {', '.join(empty)}: it cannot be told whether that is a class, which matters for the "
+                "numbers of the others. Remove it, or list the classes in data.class_names"
+            )
+        by_class = {name: images for name, images in by_class.items() if images}
         if by_class and flat:
             raise DataError(
                 f"{path}: holds {len(flat)} images beside {len(by_class)} class folders; put each image into the folder of its "
@@ -166,6 +174,8 @@ class ArrayFile:
         return conform(row, self._inputs, self.item_name(index))
 
     def _prepared(self, row: Array, info: InputInfo | None) -> Array:
+        if row.dtype == np.uint8 and row.ndim == 2 and info is not None and len(info.shape or ()) == 4:
+            row = row[:, :, np.newaxis]
         is_image = row.dtype == np.uint8 and row.ndim == 3 and info is not None and info.dtype.kind == "f"
         if not is_image or info is None:
             return row
@@ -273,6 +283,7 @@ def load_function(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise DataError(f"{path}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses and pickle look their module up there
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)

@@ -119,6 +119,13 @@ def test_items_have_names_of_their_own_that_begin_with_the_source(dataset, spec)
     assert all(name.startswith(spec.path) for name in names)
 
 
+def test_identity_is_that_of_the_source_and_of_no_other(dataset, spec, inputs, tmp_path_factory, request):
+    elsewhere = READERS[request.node.callspec.params["spec"]](tmp_path_factory.mktemp("elsewhere"))
+    other = open_source(DataSpec(path=elsewhere).main, "main", spec, inputs)
+    again = open_source(spec.main, "main", spec, inputs)
+    assert dataset.identity == again.identity != other.identity
+
+
 def test_index_out_of_range_is_an_error(dataset):
     with pytest.raises(IndexError):
         dataset.sample(N_ITEMS)

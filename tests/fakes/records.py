@@ -90,7 +90,7 @@ def trial(
         role=role,
         generation=0,
         parents=(),
-        code=None,
+        code=str(number),
         strategy=strategy or Strategy(),
         outcome=settled,
         objectives=None,

@@ -100,16 +100,17 @@ def test_splits_are_recorded_and_disjoint(searched: Path) -> None:
 
 
 def test_candidate_models_are_not_left_behind(searched: Path) -> None:
-    assert not list(searched.glob("models*"))
-    assert not list(searched.rglob("*.partial"))
+    assert not [path for path in searched.rglob("*") if path.suffix in {".xml", ".bin"} and path.parent.name != "best"]
+    assert not list(searched.rglob("*partial*"))
 
 
 def test_the_same_command_continues_and_adds_what_is_missing(run: Run, searched_copy: Path) -> None:
     before = rows_of(searched_copy)
     job = searched_copy / "job.yaml"
-    result = run("search", job, "--max-trials", "12", "--population", "2", "-o", searched_copy)
+    result = run("search", job, "--max-trials", "12", "-o", searched_copy)
     rows = rows_of(searched_copy)
     assert "continuing a study of 11 trials" in result.output
+    assert "The holdout was looked at 2 times" in result.output
     assert rows[:11] == before
     assert len(rows) == 13
 
@@ -120,7 +121,7 @@ def test_json_is_one_object_on_standard_output(run: Run, conv_case: tuple[Path, 
     content = json.loads(result.stdout)
     assert content["stop_reason"] == "max_trials reached"
     assert content["verdict"]["rows"][0]["name"] == "reference"
-    assert "trial   1" in result.stderr
+    assert "[1/3  " in result.stderr
 
 
 def test_unlabelled_data_is_searched_by_divergence_within_nncf_defaults(run: Run, conv_case: tuple[Path, Path]) -> None:
@@ -174,7 +175,7 @@ def test_several_metrics_constrain_at_once(run: Run, conv_case: tuple[Path, Path
     row = result_of(Path("out"))["verdict"]["winner"]
     metrics = result_of(Path("out"))["verdict"]["rows"][3]["evaluation"]["metrics"]
     assert [metric["name"] for metric in metrics] == ["accuracy", "f1_macro", "top2"]
-    assert all(metric["has_interval"] for metric in metrics)
+    assert [metric["has_interval"] for metric in metrics][::2] == [True, True]  # of a scorer only where answers differ
     assert row >= 1
 
 
@@ -187,8 +188,9 @@ def test_single_fitness_modes_name_the_fittest_feasible(run: Run, conv_case: tup
         accuracy, ratio, divergence = (float(row[key]) for key in ("accuracy", "latency_ratio", "divergence"))
         quality = {"accuracy": accuracy, "divergence": -divergence, "weighted": accuracy - divergence}[fitness]
         assert float(row["fitness"]) == pytest.approx(quality - 0.1 * ratio)
-    winner = result_of(Path("out"))["verdict"]["winner"]
-    assert max(rows, key=lambda row: float(row["fitness"]))["trial"] == str(winner)
+    winner = result_of(Path("out"))["verdict"]["winner"]  # decided by the latencies of the finalists' own run
+    finalists = sorted(rows, key=lambda row: -float(row["fitness"]))[:2] + [min(rows, key=lambda row: float(row["divergence"]))]
+    assert str(winner) in {row["trial"] for row in finalists}
 
 
 def test_stop_at_ends_the_search_with_the_candidate_that_met_it(run: Run, conv_case: tuple[Path, Path]) -> None:
@@ -223,3 +225,108 @@ def test_nncf_default_is_compared_with_where_the_target_does_not_allow_it(run: R
     rows = rows_of(Path("out"))
     assert [row["role"] for row in rows] == ["baseline", "default", "candidate", "candidate"]
     assert result_of(Path("out"))["verdict"]["winner"] != 1
+
+
+def test_faults_of_the_holdout_are_found_before_the_search(run: Run, conv_case: tuple[Path, Path]) -> None:
+    with np.load(conv_case[1]) as arrays:
+        np.savez("bare.npz", image=arrays["image"][:20])
+        np.savez("wrong.npz", image=arrays["image"][:20], y=np.full(20, 9))
+    options = ["--data", conv_case[1], "--metric", "accuracy", "--holdout-data"]
+    assert "the holdout items have none" in run("search", conv_case[0], *options, "bare.npz", "-o", "out", code=4).output
+    assert "label 9 is out of range" in run("search", conv_case[0], *options, "wrong.npz", "-o", "out", code=4).output
+    assert not Path("out").exists()
+
+
+def test_the_same_samples_cannot_serve_two_parts(run: Run, conv_case: tuple[Path, Path]) -> None:
+    for option in ("--holdout-data", "--calibration-data"):
+        result = run("search", conv_case[0], "--data", conv_case[1], option, conv_case[1], "-o", "out", code=4)
+        assert "the same items would be used for both" in result.output
+
+
+def test_sources_of_their_own_and_replay_of_their_recipe(run: Run, conv_case: tuple[Path, Path]) -> None:
+    with np.load(conv_case[1]) as arrays:
+        np.savez("calib.npz", x_calib=arrays["image"][:40])
+        np.savez("main.npz", x=arrays["image"][40:80], truth=arrays["y"][40:80])
+        np.savez("hold.npz", x=arrays["image"][80:], y=arrays["y"][80:])
+    Path("job.yaml").write_text(
+        f"version: 1\nmodel: {conv_case[0]}\ndata: {{path: main.npz, labels: truth, calibration: calib.npz, holdout: hold.npz}}\n"
+        "metrics: [{name: accuracy, max_drop: 0.5}]\nmax_trials: 3\n"
+    )
+    run("search", "job.yaml", "-o", "out")
+    items = json.loads(Path("out/best/manifest.json").read_text())["data"]["items"]
+    assert items == {"calibration": 40, "validation": 40, "holdout": 40}
+    result = run("quantize", conv_case[0], "--recipe", "out/best/recipe.yaml", "--data", "calib.npz", "-o", "again", "--json")
+    assert json.loads(result.stdout)["is_identical_to_recipe"]
+
+
+def test_replay_is_identical_where_the_labels_have_a_name_of_their_own(run: Run, conv_case: tuple[Path, Path]) -> None:
+    with np.load(conv_case[1]) as arrays:
+        np.savez("data.npz", pixels=arrays["image"], truth=arrays["y"])
+    Path("job.yaml").write_text(
+        f"version: 1\nmodel: {conv_case[0]}\ndata: {{path: data.npz, inputs: {{image: pixels}}, labels: truth}}\n"
+        "metrics: [{name: accuracy, max_drop: 0.5}]\nmax_trials: 3\n"
+    )
+    run("search", "job.yaml", "-o", "out")
+    result = run("quantize", conv_case[0], "--recipe", "out/best/recipe.yaml", "--data", "data.npz", "-o", "again", "--json")
+    assert json.loads(result.stdout)["is_identical_to_recipe"]
+
+
+def test_labels_of_any_kind_with_a_python_metric(run: Run, conv_case: tuple[Path, Path]) -> None:
+    Path("boxes.py").write_text(
+        "import numpy as np\n"
+        "def samples():\n"
+        f"    images = np.load({str(conv_case[1])!r})['image']\n"
+        "    for index, image in enumerate(images):\n"
+        "        yield image, [[0, 1, 2, 3]] * (index % 3)\n"
+        "def score(outputs, labels):\n"
+        "    return [float(array.max() > len(boxes)) for array, boxes in zip(outputs['logits'], labels)]\n"
+    )
+    options = ["--data", "boxes.py:samples", "--metric", "boxes.py:score", "--max-drop", "0.9", *ONE_GENERATION]
+    run("search", conv_case[0], *options, "-o", "out")
+
+
+def test_max_drop_on_the_command_line_wins_over_the_jobs(run: Run, conv_case: tuple[Path, Path]) -> None:
+    Path("job.yaml").write_text(
+        f"version: 1\nmodel: {conv_case[0]}\ndata: {conv_case[1]}\nmetrics: [accuracy]\nmax_divergence: 0\nmax_trials: 2\n"
+    )
+    assert "(max_drop 0.25)" in run("search", "job.yaml", "--max-drop", "0.25", "-o", "out", code=8).output
+
+
+def test_what_the_user_has_beside_the_output_stays(run: Run, conv_case: tuple[Path, Path]) -> None:
+    for name in ("out.partial", "out.models", "out/models"):
+        assert not Path(name).exists()
+    Path("again.models").mkdir()
+    Path("again.models/mine").write_text("x")
+    run("search", conv_case[0], "--data", conv_case[1], *ONE_GENERATION, "-o", "out")
+    run("quantize", conv_case[0], "--recipe", "out/best/recipe.yaml", "--data", conv_case[1], "-o", "again")
+    run("export", "out", "--trial", "1", "-o", "out/models/one")
+    assert Path("again.models/mine").read_text() == "x"
+    assert Path("out/models/one/model.xml").exists()
+
+
+def test_a_foreign_database_is_left_alone(run: Run, conv_case: tuple[Path, Path]) -> None:
+    import sqlite3
+
+    Path("out").mkdir()
+    with sqlite3.connect("out/study.db") as database:
+        database.execute("create table mine (x int)")
+    before = Path("out/study.db").read_bytes()
+    run("search", conv_case[0], "--data", conv_case[1], *ONE_GENERATION, "-o", "out", code=7)
+    assert Path("out/study.db").read_bytes() == before
+
+
+def test_odd_output_paths(run: Run, conv_case: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run("search", conv_case[0], "--data", conv_case[1], "--max-trials", "1", "-o", "a?b=c")
+    assert Path("a?b=c/study.db").exists()
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    run("search", conv_case[0], "--data", conv_case[1], "--max-trials", "1", "-o", ".")
+    assert Path("best/model.xml").exists()
+
+
+def test_evaluate_runs_an_exported_model_at_the_precision_it_was_measured_with(run: Run, conv_case: tuple[Path, Path]) -> None:
+    Path("t.yaml").write_text("version: 1\nname: t\ndevice: CPU\ngenes: {inference_precision: f32, subset_size: 20}\n")
+    options = ["--data", conv_case[1], "--target", "t.yaml", "--max-divergence", "9"]
+    run("search", conv_case[0], *options, "-o", "out")
+    shown = run("evaluate", conv_case[0], "out/best/model.xml", "--data", conv_case[1], "--json")
+    assert json.loads(shown.stdout)["rows"][2]["description"].endswith("at f32")

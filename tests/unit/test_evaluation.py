@@ -134,19 +134,16 @@ def test_fault_of_the_reference_is_raised_for_a_strategy_too(conv_case, tmp_path
 
 def test_metric_without_labels_is_a_data_error(conv_case, tmp_path):
     model, data = conv_case
-    with pytest.raises(DataError, match=r"bare\.npz: metric 'accuracy' needs labels, and this data has none"):
+    with pytest.raises(DataError, match=r"bare\.npz: metric 'accuracy' needs labels, and the validation items have none"):
         Workbench(bench_spec(model, resaved(data, tmp_path / "bare.npz", y=None), tmp_path))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only validation labels are checked; the metric then fails with IndexError on its empty labels"
-)
 def test_metric_without_holdout_labels_is_a_data_error(conv_case, tmp_path):
     model, data = conv_case
     bare = resaved(data, tmp_path / "bare.npz", y=None, image=None, image_holdout=np.load(data)["image"][:10])
     sources = DataSpec(path=str(data), holdout=Source(path=str(bare)))
     spec = dataclasses.replace(bench_spec(model, data, tmp_path), data=sources)
-    with pytest.raises(DataError, match="metric 'accuracy' needs labels"):
+    with pytest.raises(DataError, match="metric 'accuracy' needs labels, and the holdout items have none"):
         Workbench(spec).evaluate(task(spec, F32, split="holdout"))
 
 
@@ -267,13 +264,20 @@ def test_interval_of_a_minimized_metric_mirrors_that_of_the_maximized_one(wrong_
     assert (wrong.low, wrong.value, wrong.high) == pytest.approx((right.low, right.value, right.high))
 
 
-def test_metric_over_all_items_has_an_interval_only_where_asked_for(wrong_bench):
-    quick = wrong_bench.evaluate(task(wrong_bench.spec, Strategy())).metrics[0]
-    slow = wrong_bench.evaluate(task(wrong_bench.spec, Strategy(), has_intervals=True)).metrics[0]
+def test_metric_over_all_items_has_an_interval_only_where_asked_for(wrong_bench, conv_case, tmp_path):
+    worse = worse_model(conv_case, tmp_path / "worse.onnx")
+    quick = wrong_bench.evaluate(task(wrong_bench.spec, worse)).metrics[0]
+    slow = wrong_bench.evaluate(task(wrong_bench.spec, worse, has_intervals=True)).metrics[0]
     assert not quick.has_interval
     assert quick.drop.low == quick.drop.value == quick.drop.high == slow.drop.value
     assert slow.has_interval
-    assert slow.drop.low <= slow.drop.value <= slow.drop.high
+    assert slow.drop.low < slow.drop.value < slow.drop.high
+
+
+def test_metric_over_all_items_has_no_interval_where_no_resample_differs(wrong_bench):
+    found = wrong_bench.evaluate(task(wrong_bench.spec, F32, has_intervals=True)).metrics[0]
+    assert not found.has_interval
+    assert found.drop.low == found.drop.value == found.drop.high == 0
 
 
 # Model files

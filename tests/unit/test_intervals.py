@@ -102,28 +102,38 @@ def test_bootstrap_of_a_mean_agrees_with_the_interval_of_a_mean():
 def test_bootstrap_leaves_out_resamples_that_raise_value_error():
     values, told = np.arange(20.0), []
 
-    def mean_below_nine(picks: np.ndarray) -> float:
+    def mean_below_eleven(picks: np.ndarray) -> float:
         mean = float(values[picks].mean())
-        if mean >= 9 and len(set(picks.tolist())) < 20:
+        if mean >= 11:
             raise ValueError("made to fail")
         told.append(mean)
         return mean
 
-    found = bootstrap(mean_below_nine, 20, 300)
-    resampled = [mean for mean in told if mean < 9]
-    assert 50 < len(resampled) < 250
-    assert found.low == pytest.approx(np.percentile(resampled, 2.5))
-    assert found.value == found.high == 9.5
+    found = bootstrap(mean_below_eleven, 20, 300)
+    resampled = told[:-1]  # the last one is of all items
+    assert 240 <= len(resampled) < 300
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(resampled, [2.5, 97.5])))
+    assert found.value == 9.5
 
 
-def test_bootstrap_without_a_usable_resample_is_unbounded():
-    def whole_only(picks: np.ndarray) -> float:
-        if len(set(picks.tolist())) < len(picks):
+def test_bootstrap_that_loses_more_than_a_fifth_of_the_resamples_gives_no_interval():
+    values = np.arange(20.0)
+
+    def mean_below_average(picks: np.ndarray) -> float:
+        if values[picks].mean() > 9.5:
             raise ValueError("made to fail")
-        return 3.0
+        return float(values[picks].mean())
 
-    found = bootstrap(whole_only, 20, 50)
-    assert (found.low, found.value, found.high) == (-np.inf, 3.0, np.inf)
+    assert bootstrap(mean_below_average, 20, 300) is None
+
+
+def test_bootstrap_of_what_never_varies_gives_no_interval():
+    assert bootstrap(lambda picks: 0.25, 20, 50) is None
+
+
+def test_paired_scores_that_never_differ_give_no_interval_unless_they_are_0_and_1():
+    scores = np.linspace(0.1, 0.9, 30)
+    assert paired_drop(scores, scores) is None
 
 
 def test_bootstrap_passes_on_what_is_no_value_error():

@@ -84,9 +84,6 @@ def test_gray_image_serves_a_colour_model():
         np.testing.assert_array_equal(array[:, :, channel], np.asarray(gray))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="image_to_array resizes before it converts; Pillow resizes palette images by nearest neighbour"
-)
 def test_palette_image_is_resized_like_the_colours_it_shows():
     palette = image_of(20, 20).quantize(16)
     expected = image_to_array(palette.convert("RGB"), Preprocessing(resize=(7, 7)))

@@ -99,13 +99,35 @@ def test_flat_folder_has_no_labels(tmp_path):
     assert [Path(folder.item_name(i)).name for i in range(len(folder))] == ["a.JPG", "b.png"]
 
 
-def test_files_that_are_no_images_and_hidden_folders_are_left_out(tmp_path):
+def test_files_that_are_no_images_are_left_out(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("no image")
+    assert len(image_folder(tmp_path)) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="hidden folders (.ipynb_checkpoints, .thumbnails) are taken for classes")
+@pytest.mark.parametrize("name", ["a.png", "cat/a.png"])
+def test_hidden_folders_are_no_classes(tmp_path, name):
+    write_image(tmp_path / name)
     write_image(tmp_path / ".cache" / "b.png")
     folder = image_folder(tmp_path)
-    assert [folder.item_name(index) for index in range(len(folder))] == [str(tmp_path / "a.png")]
-    assert folder.labels is None
+    assert [folder.item_name(index) for index in range(len(folder))] == [str(tmp_path / name)]
+    assert folder.labels == ([0] if "cat" in name else None)
+
+
+@pytest.mark.xfail(strict=True, reason="classes without images are not counted, so that those behind them get wrong numbers")
+def test_class_folder_without_images_keeps_its_number(tmp_path):
+    write_image(tmp_path / "ant" / "1.png")
+    (tmp_path / "bee").mkdir()
+    write_image(tmp_path / "cat" / "1.png")
+    assert image_folder(tmp_path).labels == [0, 2]
+
+
+def test_images_beside_class_folders_are_refused(tmp_path):
+    write_image(tmp_path / "cat" / "a.png")
+    write_image(tmp_path / "stray.png")
+    with pytest.raises(DataError, match="holds 1 images beside 1 class folders; put each image into the folder of its class"):
+        image_folder(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["", "class"])
@@ -156,7 +178,7 @@ def test_input_is_found_by_its_own_or_a_usual_name(tmp_path, name):
     np.testing.assert_array_equal(data.sample(1)["features"], vectors()[1:2])
 
 
-@pytest.mark.parametrize("name", ["y", "labels", "label", "targets", "y_val"])
+@pytest.mark.parametrize("name", ["y", "labels", "label", "targets"])
 def test_labels_are_found_by_a_usual_name(tmp_path, name):
     data = array_file(write_npz(tmp_path / "d.npz", **{"x": vectors(), name: np.array([2, 0, 1])}))
     assert data.labels == [2, 0, 1]
@@ -185,21 +207,18 @@ def test_labels_of_another_part_are_not_taken(tmp_path):
     assert array_file(path, part="holdout").labels is None
 
 
-@pytest.mark.xfail(strict=True, reason="_find_labels tries names without a suffix first even where the inputs have one")
 def test_labels_with_the_suffix_of_the_inputs_win_over_others(tmp_path):
     arrays = {"x_val": vectors(), "y_val": np.array([2, 0, 1]), "labels": np.array(["cat", "dog", "emu"])}
     assert array_file(write_npz(tmp_path / "d.npz", **arrays)).labels == [2, 0, 1]
 
 
 @pytest.mark.parametrize("part", ["calibration", "holdout"])
-@pytest.mark.xfail(strict=True, reason="a file of its own for calibration or holdout still needs suffixed names")
 def test_file_that_serves_one_part_alone_needs_no_suffix(tmp_path, part):
     path = write_npz(tmp_path / "own.npz", x=vectors(), y=np.arange(3))
     spec = DataSpec(path="main.npz", **{part: Source(path=str(path))})
     assert len(open_source(Source(path=str(path)), part, spec, VECTOR)) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the message names data.inputs whatever source it is about")
 def test_arrays_that_cannot_be_told_in_a_holdout_file_point_at_the_key_of_that_source(tmp_path):
     path = write_npz(tmp_path / "own.npz", first=vectors())
     spec = DataSpec(path="main.npz", holdout=Source(path=str(path)))
@@ -333,7 +352,6 @@ def test_stored_images_serve_a_bgr_model(tmp_path):
     np.testing.assert_array_equal(data.sample(0)["image"][0], pixels()[:, :, ::-1].transpose(2, 0, 1))
 
 
-@pytest.mark.xfail(strict=True, reason="ArrayFile converts to gray only where it resizes or crops")
 def test_stored_images_serve_a_gray_model(tmp_path):
     gray = (InputInfo(name="image", shape=(1, 1, 6, 6), dtype=np.dtype("float32")),)
     data = array_file(

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.configfile import load
+from ovquant.datasets.readers import Part
 from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, Preprocessing, Source
 from ovquant.recipe import Made, Recipe, StrategySpec, recipe_from
 from ovquant.strategy import ScopeSelector, Strategy
-from ovquant.targets import to_yaml
+from ovquant.targets import Target, to_yaml
 
 MADE = Made(model_sha256="0" * 64, graph_digest="1" * 64, versions={"nncf": "3.4.0", "openvino": "2026.4.1"})
 STRATEGY = Strategy(
@@ -41,7 +42,10 @@ OWN = Source(path="calibration.npz", inputs={"x": "other"})
 
 def recipe_of(strategy: Strategy = STRATEGY, data: DataSpec = DATA) -> Recipe:
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": True, "INFERENCE_PRECISION_HINT": "f16"}
-    return recipe_from(strategy, device="CPU", compile_properties=properties, data=data, seed=7, made=MADE)
+    target = Target(version=1, name="t", device="CPU", compile_properties=properties)
+    part: Part = "main" if data.calibration is None else "calibration"
+    items = [(part, index) for index in (5, 3, 8, 1)]
+    return recipe_from(strategy, target=target, data=data, calibration=items, made=MADE)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -71,21 +75,37 @@ def test_the_strategy_decides_the_inference_precision() -> None:
     assert recipe_of().compile_properties["INFERENCE_PRECISION_HINT"] == "bf16"
 
 
-def test_calibration_is_replayed_on_other_data_with_everything_but_the_path() -> None:
-    data = recipe_of().calibration.data("new.npz")
-    assert data == DATA.model_copy(update={"path": "new.npz"})
+def test_calibration_is_read_as_before_from_another_path() -> None:
+    calibration = recipe_of().calibration
+    assert calibration.items == (5, 3, 8, 1)
+    assert calibration.part == "main"
+    assert calibration.data("new.npz") == DATA.model_copy(update={"path": "new.npz", "calibration_items": None})
 
 
-def test_calibration_that_had_a_source_of_its_own_is_replayed_on_all_of_the_new_source() -> None:
+def test_calibration_that_had_a_source_of_its_own_is_replayed_from_one() -> None:
     calibration = recipe_of(data=DATA.model_copy(update={"calibration": OWN})).calibration
-    assert calibration.has_own_source
-    assert calibration.data("new.npz").calibration == Source(path="new.npz", inputs={"x": "other"})
+    assert calibration.part == "calibration"
+    assert calibration.data("new.npz").inputs == {"x": "other"}
+
+
+def test_only_the_items_that_the_strategy_uses_are_kept() -> None:
+    assert recipe_of(Strategy(subset_size=2)).calibration.items == (5, 3)
+
+
+def test_a_dry_run_keeps_the_profiles_precision_and_says_what_it_is() -> None:
+    target = Target(version=1, name="t", device="GPU", compile_properties={"INFERENCE_PRECISION_HINT": "f16"})
+    strategy = Strategy(inference_precision="bf16")
+    arguments: dict[str, Any] = {"target": target, "data": DATA, "calibration": [("main", 0)], "made": MADE}
+    assert recipe_from(strategy, **arguments).compile_properties == {"INFERENCE_PRECISION_HINT": "bf16"}
+    dry = recipe_from(strategy, notes=["DRY RUN"], **arguments)
+    assert dry.compile_properties == {"INFERENCE_PRECISION_HINT": "f16"}
+    assert dry.notes == ("DRY RUN",)
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"note": 1}, "note: unknown key; accepted: calibration, compile_properties, device, made, strategy, version"),
+        ({"name": 1}, "name: unknown key; accepted: calibration, compile_properties, device, made, notes, strategy, version"),
         ({"divice": "CPU"}, "divice: unknown key (did you mean 'device'?)"),
         ({"version": 2}, "version: input should be 1, found 2"),
     ],

@@ -63,7 +63,7 @@ def test_missing_file_is_told(tmp_path):
 @pytest.mark.parametrize("n_bytes", [0, 500, -10])
 def test_truncated_onnx_is_told_with_what_to_do(conv, tmp_path, n_bytes):
     (tmp_path / "cut.onnx").write_bytes(conv.read_bytes()[:n_bytes])
-    with pytest.raises(ModelError, match=r"cut\.onnx: broken or truncated ONNX file: .*; export or copy it again"):
+    with pytest.raises(ModelError, match=r"cut\.onnx: not a valid ONNX model: .*export it again"):
         runtime.read_model(tmp_path / "cut.onnx")
 
 
@@ -243,6 +243,13 @@ def test_saving_keeps_float_constants_bit_for_bit(conv, tmp_path):
     before, after = float_constants(model), float_constants(runtime.read_model(tmp_path / "deep" / "model.xml"))
     assert len(before) == len(after) >= 4
     assert all(a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes() for a, b in zip(before, after, strict=True))
+
+
+def test_saved_model_notes_the_precision_it_is_to_run_in(conv, tmp_path):
+    assert runtime.noted_precision(runtime.read_model(conv)) is None
+    runtime.save_model(runtime.read_model(conv), tmp_path / "model.xml", "bf16")
+    assert runtime.noted_precision(runtime.read_model(tmp_path / "model.xml")) == "bf16"
+    assert runtime.graph_digest(runtime.read_model(tmp_path / "model.xml")) == runtime.graph_digest(runtime.read_model(conv))
 
 
 def test_size_of_an_ir_is_that_of_graph_and_weights(ir, conv):

@@ -24,7 +24,7 @@ class Listed:
     """A data set of nothing but labels."""
 
     def __init__(self, n_items: int, labels: Sequence[Any] | None = None) -> None:
-        self._n_items, self.labels = n_items, labels
+        self._n_items, self.labels, self.identity = n_items, labels, ("listed",)
 
     def __len__(self) -> int:
         return self._n_items
@@ -271,6 +271,12 @@ def test_parts_in_one_file_are_sources_of_their_own(tmp_path):
     assert samples.labels("holdout") == indices(samples.items("holdout"))
 
 
+def test_one_source_for_two_parts_is_refused(tmp_path):
+    path = str(write_npz(tmp_path / "d.npz"))
+    with pytest.raises(DataError, match="serves main and holdout: the same items would be used for both"):
+        Samples(DataSpec(path=path, holdout=Source(path=path)), VECTOR, 0)
+
+
 def test_undivided_samples_are_all_for_validation(tmp_path):
     samples = Samples(DataSpec(path=str(write_npz(tmp_path / "d.npz"))), VECTOR, 0, is_divided=False)
     assert sorted(indices(samples.items("validation"))) == list(range(30))
@@ -323,7 +329,7 @@ def test_fingerprint_of_a_folder_does_not_depend_on_where_it_is(tmp_path):
 
 
 def test_fingerprint_tells_names_from_contents(tmp_path):
-    for folder, name, content in (("one", "a", b"bc"), ("two", "ab", b"c")):
+    for folder, name, content in (("one", "a.png", b".pngx"), ("two", "a.png.png", b"x")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(content)
     assert fingerprint(DataSpec(path=str(tmp_path / "one"))) != fingerprint(DataSpec(path=str(tmp_path / "two")))
