@@ -32,7 +32,7 @@ from ovquant.latency import SystemClock
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Subject, Trial, outcome_to_json
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
 from ovquant.search import StopReason, meeting, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
