@@ -14,7 +14,7 @@ from ovquant.records import Failure, Latency, Trial
 
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 3
-_RESOLUTION = 0.02
+_RESOLUTION = (0.02, 0.05)
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -52,15 +52,17 @@ def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
 def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
 
-    A latency cannot be told from the fastest one's if it lies within the interval of that, or within 2 % of it: bursts of a
-    few seconds do not show how a machine drifts over minutes.
+    A latency cannot be told from the fastest one's if it lies within the interval of that; but 2 % always count as equal, since
+    bursts of a few seconds do not show how a machine drifts over minutes, and more than 5 % never, since an interval that wide
+    says that the machine was busy.
 
     Args:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
     quickest = min(latencies, key=lambda latency: latency.ratio.value)
-    limit = max(quickest.ratio.high, quickest.ratio.value * (1 + _RESOLUTION))
+    low, high = (quickest.ratio.value * (1 + share) for share in _RESOLUTION)
+    limit = min(max(quickest.ratio.high, low), high)
     tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit]
     return min(tied, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
 
