@@ -234,7 +234,7 @@ class Workbench:
         if isinstance(subject, ModelFile):
             return Path(subject.path)
         path = Path(self.spec.model_dir) / f"{subject.digest}.xml"
-        if not path.with_suffix(".bin").exists():
+        if not path.exists():
             samples = self.samples.samples("calibration", subject.subset_size)
             quantized = quantization.quantize(self.model, subject, samples, self.operations)
             if runtime.count_fake_quantize(quantized) == 0:

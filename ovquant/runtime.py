@@ -29,6 +29,7 @@ _PRECISION_NAMES: dict[str, InferencePrecision] = {
     "f16": "f16",
 }
 _QUANTIZED_TYPES = frozenset({"FakeQuantize", "FakeConvert"})
+_INTEGER_ONNX = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"})
 _LOW_BIT_TYPES = frozenset({"int8_t", "uint8_t", "int4_t", "uint4_t", "i8", "u8", "i4", "u4", "int4", "uint4", "int8", "uint8"})
 
 
@@ -171,10 +172,20 @@ def require_quantizable(model: ov.Model, path: Path) -> None:
         and any(user.get_node().get_type_name() == "Convert" for user in node.output(0).get_target_inputs())
         for node in nodes
     )
-    if found & _QUANTIZED_TYPES or low_bit:
+    if found & _QUANTIZED_TYPES or low_bit or _has_integer_onnx(path):
         raise ModelError(f"{path}: is already quantized (it holds FakeQuantize or low-bit weights); give the float model")
     if not found & QUANTIZABLE_TYPES:
         raise ModelError(f"{path}: holds nothing to quantize (no convolution, MatMul or recurrent operation)")
+
+
+def _has_integer_onnx(path: Path) -> bool:
+    """Return True for an ONNX file with integer arithmetic, which OpenVINO turns into float operations when it reads it."""
+    if path.suffix != ".onnx":
+        return False
+    import onnx
+
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return any(node.op_type.startswith("QLinear") or node.op_type in _INTEGER_ONNX for node in nodes)
 
 
 def count_fake_quantize(model: ov.Model) -> int:

@@ -79,7 +79,7 @@ def _cast(array: Array, info: InputInfo, where: str) -> Array:
     else:
         with np.errstate(over="ignore"):
             cast = array.astype(info.dtype)
-        if info.dtype.kind in "iu" and not np.array_equal(cast, array):
+        if info.dtype.kind in "biu" and not np.array_equal(cast, array):
             raise DataError(f"{where}: input {info.name!r} takes {info.dtype}, values of type {array.dtype} do not fit in")
     if cast.dtype.kind == "f" and not np.isfinite(cast).all():
         raise DataError(f"{where}: input {info.name!r} holds NaN or infinity")

@@ -115,7 +115,6 @@ def test_floats_into_an_integer_input_are_refused_even_if_whole(dtype):
         conform(np.array([1.0, 0.0], np.float32), [info((1, 2), dtype)], "item")
 
 
-@pytest.mark.xfail(strict=True, reason="_cast checks the round trip for integer inputs only")
 def test_integers_other_than_0_and_1_are_refused_for_a_boolean_input():
     with pytest.raises(DataError, match="takes bool"):
         conform(np.array([5, 0]), [info((1, 2), "bool")], "item")

@@ -90,7 +90,6 @@ def test_palette_image_is_resized_like_the_colours_it_shows():
     np.testing.assert_array_equal(image_to_array(palette, Preprocessing(resize=(7, 7))), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow clips 16-bit images at 255 when it converts them")
 def test_sixteen_bit_image_is_scaled_or_refused_but_not_clipped():
     ramp = np.linspace(0, 65535, 16, dtype=np.uint16).reshape(4, 4)
     try:
