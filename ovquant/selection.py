@@ -14,7 +14,7 @@ from ovquant.records import Failure, Latency, Trial
 
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 3
-_RESOLUTION = (0.02, 0.05)
+_RESOLUTION = (0.03, 0.05)
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -52,7 +52,7 @@ def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
 def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
 
-    A latency cannot be told from the fastest one's if it lies within the interval of that; but 2 % always count as equal, since
+    A latency cannot be told from the fastest one's if it lies within the interval of that; but 3 % always count as equal, since
     bursts of a few seconds do not show how a machine drifts over minutes, and more than 5 % never, since an interval that wide
     says that the machine was busy.
 

@@ -16,7 +16,8 @@ def conform(value: object, inputs: Sequence[InputInfo], where: str) -> dict[str,
     """Return one item as a sample: model input name -> array with a batch axis, of the model's shape and type.
 
     Args:
-        value: an array for a model with one input, or input name -> array. A missing batch axis of 1 is added.
+        value: an array for a model with one input, or input name -> array. A missing batch axis of 1 is added; an array of full
+            rank is taken as it is, since a dynamic first axis may be something else than a batch.
         inputs: of the model.
         where: the item, for messages.
 
@@ -61,7 +62,7 @@ def _layout_hint(array: Array, info: InputInfo) -> str:
     shape = info.shape or ()
     if array.ndim == 4 and len(shape) == 4:
         if shape[1] == array.shape[3] and shape[1] in {1, 3, 4}:
-            return "; set preprocessing.layout: NCHW for images stored as HWC"
+            return "; transpose it (only uint8 images are rearranged for you)"
         if shape[1:2] == array.shape[1:2]:
             return "; set preprocessing.resize and crop to the model's height and width"
     return ""

@@ -178,6 +178,11 @@ class ArrayFile:
             row = row[:, :, np.newaxis]
         is_image = row.dtype == np.uint8 and row.ndim == 3 and info is not None and info.dtype.kind == "f"
         if not is_image or info is None:
+            if len(self._inputs) == 1 and self._options.model_dump(exclude_defaults=True):
+                raise DataError(
+                    f"{self._path}: preprocessing is for uint8 images [N, H, W] or [N, H, W, C] into a float input of rank 4; "
+                    f"this array is {row.dtype} with rows of shape {row.shape}. Leave it out, and store what the model takes"
+                )
             return row
         layout = model_layout(self._options, info, str(self._path))
         if row.shape[-1] not in {1, 3, 4}:  # stored as CHW
