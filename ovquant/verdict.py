@@ -107,7 +107,7 @@ def decide(
     """
     subjects = _subjects(finalists, default, own_precision)
     latencies = _compare(bench, executor, subjects)
-    ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
+    ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules, is_one_run=True)
     evaluations = {name: _on_holdout(bench, executor, subject) for name, subject in subjects.items()}
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
     if default is not None and is_limit_from_default:
