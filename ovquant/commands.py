@@ -129,6 +129,10 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         f"{session.device.name} ({session.device.full_name})"
     )
     console.info("data: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " items")
+    options = session.job.data.preprocessing.model_dump(exclude_defaults=True)
+    told = ", ".join(f"{key} {_listed(value)}" for key, value in options.items())
+    console.info(f"preprocessing: {told or 'none'}")
+    _announce_reference(session, console)
     for name, kind in workbench.output_kinds().items():
         how = {
             "logits": "softmax, then relative entropy",
@@ -147,6 +151,24 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
     if study.trials():
         console.info(f"continuing a study of {len(study.trials())} trials")
+
+
+def _listed(value: Any) -> str:
+    return ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _announce_reference(session: Session, console: Console) -> None:
+    """Tell what drops are counted from, and warn if the float model does no better than guessing."""
+    workbench = session.workbench
+    reference = workbench.reference("validation")
+    for metric, value in zip(workbench.metrics, reference.values, strict=True):
+        console.info(f"reference: the float model at f32 has {metric.name} {value:.4f} on validation items")
+        n_classes = reference.outputs[workbench.output_names[0]][0].size
+        if metric.name == "accuracy" and n_classes > 1 and value <= 1.5 / n_classes:
+            console.warn(
+                f"that is no better than guessing among {n_classes} classes: check preprocessing (mean, scale, channels) and the "
+                "order of the classes"
+            )
 
 
 def _decide(session: Session, study: Study, executor: Executor, reason: StopReason, console: Console) -> Verdict:
@@ -367,6 +389,8 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
         is_divided=False,
     )
     workbench = open_bench(bench)
+    if runtime.count_fake_quantize(workbench.model):
+        raise ModelError(f"{job.model}: is quantized; the first model must be the float one, the others are compared with it")
     subjects: list[tuple[str, Subject]] = [
         ("baseline", FloatModel(inference_precision=workbench.own_precision)),
         ("reference", FloatModel(inference_precision="f32")),

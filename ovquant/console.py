@@ -168,7 +168,7 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
     said = [
         f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items.",
         f"Latency: median of {latency.n_visits} bursts of each model, in turns, on {device}{threads};",
-        "speed-up over the baseline. Brackets: 95 % intervals; that of the speed-up is for this run, a machine drifts more",
-        "over minutes.",
+        "speed-up over the baseline is the median ratio of bursts side by side. Brackets: 95 % intervals; that of the speed-up",
+        "is for this run, a machine drifts more over minutes.",
     ]
     return " ".join([*said, *notes])

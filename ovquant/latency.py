@@ -133,4 +133,5 @@ def summarize(bursts: Bursts, baseline: Bursts, n_threads: int) -> Latency:
 
 def relative_speedup(latency: Latency, other: Latency) -> Interval:
     """Return how many times as fast as `other` a model runs, both measured in the same visits."""
-    return median_interval([theirs / mine for mine, theirs in zip(latency.bursts_ms, other.bursts_ms, strict=True)])
+    ratio = median_interval([mine / theirs for mine, theirs in zip(latency.bursts_ms, other.bursts_ms, strict=True)])
+    return Interval(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)

@@ -69,6 +69,8 @@ def read_model(path: Path) -> ov.Model:
     """
     if not path.exists():
         raise ModelError(f"{path}: no such model file")
+    if path.is_dir() and (path / "model.xml").exists():
+        raise ModelError(f"{path}: is a directory; give the model in it, {path / 'model.xml'}")
     if path.suffix == ".onnx":
         _check_onnx(path)
     elif path.suffix == ".bin" and path.with_suffix(".xml").exists():

@@ -204,7 +204,7 @@ def _allow_scalars(node: Any) -> None:
 
 def to_yaml(model: FileModel) -> str:
     """Return a file model as YAML, without keys that are at their default."""
-    return yaml.safe_dump(model.model_dump(exclude_defaults=True), sort_keys=False, width=110)
+    return yaml.safe_dump(model.model_dump(exclude_defaults=True), sort_keys=False, width=110, default_flow_style=None)
 
 
 def list_targets(write: Callable[[str], None]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Verdict:
         return next(row for row in self.rows if row.trial == self.winner and row.judgement is not None)
 
 
+_WIDE = 1.25  # an interval whose ends differ by more says more of the machine than of the model
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
@@ -243,10 +244,13 @@ def _on_speed(winner: Row, rival: Row, speedup: Interval) -> str:
             f"Quantization is not worth it here: trial {winner.trial}, the best found, runs {measured} as fast as the "
             f"{rival.description}."
         )
-    return (
-        f"Trial {winner.trial} cannot be told from the {rival.description} by speed: {measured}. "
-        "Quantization may not be worth it on this target."
+    is_too_noisy = speedup.high > _WIDE * speedup.low
+    why = (
+        "The interval is too wide to tell: the machine was busy. The same command, when it is quiet, measures again."
+        if is_too_noisy
+        else "Quantization may not be worth it on this target."
     )
+    return f"Trial {winner.trial} cannot be told from the {rival.description} by speed: {measured}. {why}"
 
 
 def _on_limits(winner: Row, rules: Rules) -> list[str]:
