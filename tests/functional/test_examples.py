@@ -53,7 +53,7 @@ def test_magika_features_have_the_classifiers_form() -> None:
         sys.path.pop(0)
     config = {"beg_size": 4, "end_size": 4, "block_size": 8, "padding_token": 256}
     assert prepare.features(b"  abcdefghij  ", config) == [*b"abcd", *b"ghij"]
-    assert prepare.features(b" a ", config) == [97, 256, 256, 256, 256, 256, 256, 97]
+    assert prepare.features(b" a ", config) == [97, 32, 256, 256, 256, 256, 32, 97]
     assert prepare.type_by_extension({"x": {"extensions": ["a", "b"]}, "y": {"extensions": ["b"]}}, ["x", "y"]) == {"a": 0}
 
 
