@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small
+import yaml
 from conftest import Run
 from PIL import Image
 
@@ -73,8 +74,8 @@ def test_the_exported_model_runs_in_a_plain_script_and_answers_as_measured(
         "    digest.update(np.ascontiguousarray(model(images[index:index + 1])[0]).tobytes())\n"
         "print(digest.hexdigest())\n"
     )
-    recipe = (searched / "best" / "recipe.yaml").read_text()
-    precision = recipe.split("INFERENCE_PRECISION_HINT:")[1].split()[0]
+    recipe = yaml.safe_load((searched / "best" / "recipe.yaml").read_text())
+    precision = recipe["compile_properties"]["INFERENCE_PRECISION_HINT"]
     arguments = [searched / "best", conv_case[1], searched / "splits.json", precision]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == manifest["trial"]["during_search"]["outputs_digest"]
