@@ -208,7 +208,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Return the settled trials in the order of their numbers."""
-        return [_trial(t) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
+        return _settled(self._study)
 
     def trial(self, number: int) -> Trial:
         """Return one settled trial.
@@ -220,6 +220,10 @@ class Study:
             if trial.number == number:
                 return trial
         raise KeyError(number)
+
+
+def _settled(study: optuna.Study) -> list[Trial]:
+    return [_trial(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
 
 
 def _trial(frozen: FrozenTrial) -> Trial:
@@ -256,8 +260,7 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         OutputError: no study there, or it cannot be read.
     """
-    study = _load(path)
-    return [_trial(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
+    return _settled(_load(path))
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:

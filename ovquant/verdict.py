@@ -125,8 +125,8 @@ def decide(
         lines.append(("NNCF default", _key(default), default))
     lines.append(("winner", _key(winner), winner))
     lines.extend(("finalist", _key(trial), trial) for trial in ordered if trial.number != winner.number)
-    rows = {
-        (name, key): Row(
+    table = tuple(
+        Row(
             name=name,
             description=describe(subjects[key]),
             trial=None if trial is None else trial.number,
@@ -135,8 +135,7 @@ def decide(
             judgement=judged(trial) if trial is not None and name in {"winner", "finalist"} else None,
         )
         for name, key, trial in lines
-    }
-    table = tuple(rows.values())
+    )
     n_refuted = ordered.index(winner)
     sentences, is_worth_it = words(table, rules)
     if n_refuted and judged(winner) != "refuted":
