@@ -25,7 +25,7 @@ from ovquant.errors import (
     UsageError,
     first_line,
 )
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench
+from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.latency import SystemClock
@@ -38,6 +38,7 @@ from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
 from ovquant.study import Study, read_fingerprint, read_trials
 from ovquant.targets import load_target, to_yaml
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.verdict import Row, Verdict, describe
 
 BEST = "best"
@@ -58,12 +59,14 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
         session = open_session(job, Path(models))
         study = _open_study(session, output)
         _announce(session, study, console)
+        runs_on = executor or InProcessExecutor()
         try:
-            return _search(session, study, executor or InProcessExecutor(), console)
+            return _search(session, study, runs_on, console)
         except KeyboardInterrupt:
             raise InterruptedSearchError(_interrupted(output, study.trials())) from None
         finally:
             console.stop()
+            runs_on.close()
             with contextlib.suppress(OSError):
                 export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
 
@@ -254,9 +257,11 @@ def _export(session: Session, trial: Trial, directory: Path, extra: dict[str, An
     """Build a trial's model, check that it is the one that was measured, write its package."""
     if trial.strategy is None:
         raise UsageError(f"trial {trial.number} is the float model; there is nothing to export")
-    path = session.workbench.build(trial.strategy)
     measured = trial.evaluation
-    digest = runtime.graph_digest(runtime.read_model(path))
+    if measured.raced is not None and measured.raced.reason == "screened":
+        raise UsageError(f"trial {trial.number} was never built: it was screened by its fast bias correction")
+    model = runtime.read_model(session.workbench.build(trial.strategy))
+    digest = runtime.graph_digest(model)
     if digest != measured.graph_digest:
         raise ModelError(
             f"trial {trial.number}: the model built now differs from the one that was measured; "
@@ -273,6 +278,8 @@ def _export(session: Session, trial: Trial, directory: Path, extra: dict[str, An
         },
         **extra,
     }
+    path = Path(session.bench.model_dir) / "export" / "model.xml"
+    runtime.save_model(model, path, trial.strategy.inference_precision)
     export.write_package(directory, path, session.recipe(trial.strategy, digest), manifest, is_ours=is_ours)
 
 
@@ -397,7 +404,7 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
         *((f"model {index}", _model_file(path, workbench)) for index, path in enumerate(models[1:], start=2)),
     ]
     executor = InProcessExecutor()
-    outcomes = [executor.submit(Task(bench=bench, subject=s, is_timed=False, has_intervals=True)) for _, s in subjects]
+    outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
     comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
     rows = _rows(subjects, outcomes, comparison)
     for note in device.notes:

@@ -165,10 +165,26 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
     """Return what the numbers of a table were measured on."""
     evaluation, latency = rows[0].evaluation, rows[0].latency
     threads = f", {latency.n_threads} threads" if latency.n_threads else ""
+    span = f"{latency.visited_s[-1]:.2g} s" if latency.visited_s[-1] < 10 else f"{latency.visited_s[-1]:.0f} s"
+    scope = (
+        f"allows for what the machine did in these {span}, slower drift stays unseen"
+        if latency.is_spread
+        else f"is for these {span}, a machine drifts more over minutes"
+    )
     said = [
         f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items.",
-        f"Latency: median of {latency.n_visits} bursts of each model, in turns, on {device}{threads};",
-        "speed-up over the baseline is the median ratio of bursts side by side. Brackets: 95 % intervals; that of the speed-up",
-        "is for this run, a machine drifts more over minutes.",
+        f"Latency: median of {latency.n_visits} bursts of each model, in turns over {span}, on {device}{threads};",
+        "speed-up over the baseline is the median ratio of bursts side by side.",
+        f"Brackets: 95 % intervals; that of the speed-up {scope}.",
+        *_unstable(rows),
     ]
     return " ".join([*said, *notes])
+
+
+def _unstable(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each reason that speed-ups were not steady."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.latency.unstable is not None:
+            names.setdefault(row.latency.unstable, []).append(row_name(row))
+    return [f"Unstable speed-up of {', '.join(who)}: {reason}." for reason, who in names.items()]

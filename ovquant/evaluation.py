@@ -1,4 +1,4 @@
-"""One model -> Outcome: build it, run it on the items of a split, score it, time it against the baseline."""
+"""Models -> Outcomes: build them, time those whose kernels are new against the baseline, run them on the items of a split."""
 
 from __future__ import annotations
 
@@ -6,94 +6,46 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovquant import quantization, runtime
+from ovquant import runtime
+from ovquant.building import Builder
 from ovquant.datasets.splits import Samples
 from ovquant.errors import DataError, ModelError, OvquantError, did_you_mean, first_line
-from ovquant.job import DataSpec, MetricSpec, OutputKind
+from ovquant.job import OutputKind
 from ovquant.latency import SystemClock, measure, summarize
 from ovquant.metrics import divergence, intervals
 from ovquant.metrics.scores import SklearnScorer, TopK, build_metric
-from ovquant.protocols import Array, Metric
+from ovquant.protocols import Metric
+from ovquant.racing import Constraint
 from ovquant.records import (
     Comparison,
     Evaluation,
     Failure,
     FloatModel,
     Interval,
-    MetricResult,
+    Latency,
     ModelFile,
     Outcome,
+    Raced,
     Split,
     Subject,
 )
 from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
-from ovquant.targets import MeasurementPlan, Target
+from ovquant.structure import structure_key
+from ovquant.targets import MeasurementPlan
+from ovquant.tasks import BenchSpec, ComparisonTask, Task, best_rival, screening
+from ovquant.validation import Columns, Reference, Validator
 
-Columns = dict[str, list[Array]]
-_FUNCTION_RESAMPLES = 400
-_MODELS_BYTES = 2 << 30
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BenchSpec:
-    """All that a process needs to evaluate candidates of one job; plain values, so that it can be sent anywhere.
-
-    Attributes:
-        model: path of the float model.
-        target: profile.
-        device: OpenVINO device that is really used.
-        data: samples.
-        seed: of the division of the samples.
-        metrics: in the order of the job.
-        output_kinds: output name -> kind, where the user told.
-        model_dir: where candidate IRs are kept for a while; a directory of this run alone.
-        is_divided: False uses all samples for validation.
-    """
-
-    model: str
-    target: Target
-    device: str
-    data: DataSpec
-    seed: int
-    metrics: tuple[MetricSpec, ...]
-    output_kinds: Mapping[str, OutputKind]
-    model_dir: str
-    is_divided: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """Evaluate one model.
-
-    Attributes:
-        bench: what it is evaluated on.
-        subject: the model.
-        split: the items.
-        is_timed: measure latency, too, by the target's ranking plan.
-        has_intervals: compute the intervals that need resampling.
-    """
-
-    bench: BenchSpec
-    subject: Subject
-    split: Split = "validation"
-    is_timed: bool = True
-    has_intervals: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonTask:
-    """Measure several models in turns by the target's verdict plan; the first one is the baseline."""
-
-    bench: BenchSpec
-    subjects: tuple[Subject, ...]
+# Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
+# would break a limit, it is not run.
+_RESCUE = 4.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,13 +63,30 @@ class _Stages:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Reference:
-    """Outputs and metric values of the float model at f32 on one split."""
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Candidate:
+    """A task on its way: what was found out so far.
 
-    outputs: Columns
-    values: tuple[float, ...]
-    items: tuple[NDArray[np.float64] | None, ...]
+    Attributes:
+        failure: what ended it.
+        path, model, compiled, graph_digest, structure, latency: as far as it got.
+    """
+
+    task: Task
+    stages: _Stages
+    failure: Failure | None = None
+    path: Path = Path()
+    model: Any = None
+    compiled: runtime.CompiledModel | None = None
+    graph_digest: str = ""
+    structure: str | None = None
+    latency: Latency | None = None
+
+    @property
+    def known_as(self) -> tuple[Any, ...]:
+        """What outcomes of equal models have in common."""
+        task = self.task
+        return (self.graph_digest, task.subject.inference_precision, task.split, task.is_timed, task.has_intervals)
 
 
 class Workbench:
@@ -142,9 +111,15 @@ class Workbench:
                 raise DataError(f"output_kinds: no output {name!r}{hint}; outputs: {', '.join(self.output_names)}")
         self.samples = Samples(spec.data, self.inputs, spec.seed, is_divided=spec.is_divided)
         self.metrics: list[Metric] = [build_metric(metric, self.output_names) for metric in spec.metrics]
+        work = Path(spec.model_dir)
+        self._builder = Builder(self.model, self.operations, self.samples.samples("calibration"), work)
+        self._validator = Validator(self.samples, self.metrics, self.output_names, work / "references")
         self._baseline = self._compile(self.model, None)
-        self._references: dict[Split, _Reference] = {}
+        self._references: dict[Split, Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
+        self._latencies: dict[str, Latency] = {}
+        self._known: dict[tuple[Any, ...], tuple[str, Evaluation]] = {}
+        self._divergences: dict[str, NDArray[np.float64]] = {}
         splits: tuple[Split, ...] = ("validation", "holdout")
         for split in splits:
             if self.metrics and self.samples.items(split) and self.samples.labels(split) is None:
@@ -183,7 +158,7 @@ class Workbench:
             }
         return self._kinds
 
-    def reference(self, split: Split) -> _Reference:
+    def reference(self, split: Split) -> Reference:
         """Return the float model's outputs at f32, computed once per split.
 
         Raises:
@@ -191,25 +166,54 @@ class Workbench:
             DataError: a metric does not fit them and the labels.
         """
         if split not in self._references:
-            outputs = self._run(self._compile(self.model, "f32"), split, f"{self.spec.model} at f32: ")
-            values, items = self._score(outputs, split)
-            self._references[split] = _Reference(outputs=outputs, values=values, items=items)
+            compiled = self._compile(self.model, "f32")
+            self._references[split] = self._validator.refer(compiled, split, f"{self.spec.model} at f32: ")
         return self._references[split]
 
+    @property
+    def sharing_fault(self) -> str | None:
+        """Why candidates cannot share calibration statistics, None where they can."""
+        return self._builder.fallback
+
+    def announce(self, subjects: Sequence[Subject]) -> None:
+        """Begin to build what will be evaluated soon, in that order; an accurate bias correction waits for its screening."""
+        self._builder.announce([screened for subject in subjects if isinstance(screened := screening(subject), Strategy)])
+
+    def build(self, subject: Subject) -> Path:
+        """Return the file of a subject's model; a strategy's IR is made if it is not kept already."""
+        if isinstance(subject, FloatModel):
+            return Path(self.spec.model)
+        return self._builder.build(subject) if isinstance(subject, Strategy) else Path(subject.path)
+
+    def close(self) -> None:
+        """Build nothing more."""
+        self._builder.close()
+
     def evaluate(self, task: Task) -> Outcome:
-        """Return what came of one model; faults of a candidate are a `Failure`.
+        """Return what came of one model, see `evaluate_all`."""
+        return self.evaluate_all([task])[0]
+
+    def evaluate_all(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Return what came of each model; faults of a candidate are a `Failure`.
+
+        Kernels that were not timed before are timed in one round, against the same bursts of the baseline. Then each model is
+        validated, while the next announced ones are built.
 
         Raises:
             OvquantError: the float model itself cannot be evaluated.
         """
-        stages = _Stages()
-        reference = self.reference(task.split)
-        try:
-            return self._evaluate(task, reference, stages)
-        except Exception as error:
-            if isinstance(error, OvquantError) and not isinstance(task.subject, Strategy):
-                raise
-            return Failure(stage=stages.current, error=type(error).__name__, message=first_line(error))
+        if not tasks:
+            return []
+        for split in dict.fromkeys(task.split for task in tasks):
+            self.reference(split)
+        hopeless = self._screen(tasks)
+        outcomes: dict[int, Outcome] = dict(hopeless)
+        candidates = {index: self._ready(task) for index, task in enumerate(tasks) if index not in hopeless}
+        self._time_new([candidate for candidate in candidates.values() if candidate.compiled is not None])
+        for index, candidate in candidates.items():
+            outcomes[index] = self._finish(candidate)
+            candidate.compiled = candidate.model = None  # as large as the model, each
+        return [outcomes[index] for index in range(len(tasks))]
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Return the latencies of several models measured in turns; the first one is the baseline."""
@@ -227,52 +231,162 @@ class Workbench:
         except Exception as error:
             return Failure(stage=stages.current, error=type(error).__name__, message=first_line(error))
 
-    def build(self, subject: Subject) -> Path:
-        """Return the file of a subject's model; a strategy's IR is made if it is not kept already."""
-        if isinstance(subject, FloatModel):
-            return Path(self.spec.model)
-        if isinstance(subject, ModelFile):
-            return Path(subject.path)
-        path = Path(self.spec.model_dir) / f"{subject.digest}.xml"
-        if not path.exists():
-            samples = self.samples.samples("calibration", subject.subset_size)
-            quantized = quantization.quantize(self.model, subject, samples, self.operations)
-            if runtime.count_fake_quantize(quantized) == 0:
-                raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
-            runtime.save_model(quantized, path, subject.inference_precision)
-            _drop_oldest(path)
-        return path
+    def _screen(self, tasks: Sequence[Task]) -> dict[int, Evaluation]:
+        """Return the outcomes of strategies whose accurate bias correction is not worth running, by place.
 
-    def _evaluate(self, task: Task, reference: _Reference, stages: _Stages) -> Evaluation:
-        subject = task.subject
-        with stages.stage("quantize"):
-            path = self.build(subject)
-        with stages.stage("compile"):
-            model = runtime.read_model(path)
-            self._check_interface(model, path)
-            compiled = self._compile(model, subject.inference_precision)
-        with stages.stage("validate"):
-            outputs = self._run(compiled, task.split, f"{path}: " if isinstance(subject, ModelFile) else "")
-            items = divergence.per_item(reference.outputs, outputs, self.output_kinds())
-            metrics = self._metric_results(outputs, reference, task)
-        latency = None
-        if task.is_timed:
-            with stages.stage("latency"):
-                pair = [self._baseline, compiled]
-                latency = self._time(pair, self.spec.target.measurement.ranking)[1]
+        It takes ten times as long as the fast one, and changes nothing but biases: the fast one has the same kernels.
+        """
+        places = [
+            index
+            for index, task in enumerate(tasks)
+            if task.race is not None and isinstance(task.subject, Strategy) and screening(task.subject) != task.subject
+        ]
+        screened = self.evaluate_all([dataclasses.replace(tasks[i], subject=screening(tasks[i].subject)) for i in places])
+        hopeless = {}
+        for index, outcome in zip(places, screened, strict=True):
+            raced = outcome.raced if isinstance(outcome, Evaluation) else None
+            if isinstance(outcome, Evaluation) and raced is not None and raced.bound > _RESCUE * max(raced.limit, 0.0):
+                hopeless[index] = dataclasses.replace(outcome, raced=dataclasses.replace(raced, reason="screened"), same_as=None)
+        return hopeless
+
+    def _ready(self, task: Task) -> _Candidate:
+        """Build and compile a task's model, unless the same model was evaluated before."""
+        candidate = _Candidate(task=task, stages=_Stages())
+        stages = candidate.stages
+        with self._faults(candidate):
+            with stages.stage("quantize"):
+                candidate.path = self.build(task.subject)
+            with stages.stage("compile"):
+                candidate.model = runtime.read_model(candidate.path)
+                candidate.graph_digest = runtime.graph_digest(candidate.model)
+                if candidate.known_as not in self._known or not isinstance(task.subject, Strategy):
+                    self._check_interface(candidate.model, candidate.path)
+                    candidate.compiled = self._compile(candidate.model, task.subject.inference_precision)
+                    candidate.structure = self._structure(candidate) if task.is_timed else None
+        return candidate
+
+    @contextlib.contextmanager
+    def _faults(self, candidate: _Candidate) -> Iterator[None]:
+        """Turn a candidate's fault into its failure; models that the user gave are faults of the user's."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OvquantError) and not isinstance(candidate.task.subject, Strategy):
+                raise
+            candidate.failure = Failure(stage=candidate.stages.current, error=type(error).__name__, message=first_line(error))
+            candidate.compiled = None
+
+    def _structure(self, candidate: _Candidate) -> str:
+        compiled = candidate.compiled
+        if compiled is None:
+            raise ValueError("not compiled")
+        sample = self.samples.sample(self.samples.items("validation")[0])
+        compiled.infer(sample)  # with dynamic shapes, kernels are chosen by the first inference
+        return structure_key(
+            candidate.model,
+            compiled.compiled,
+            device=self.spec.device,
+            properties=self.spec.target.compile_properties,
+            input_shapes={name: array.shape for name, array in sample.items()},
+        )
+
+    def _time_new(self, candidates: Sequence[_Candidate]) -> None:
+        """Time the kernels that are new, one candidate for each, in one round; give every candidate its latency."""
+        timed = [candidate for candidate in candidates if candidate.structure is not None]
+        new = {c.structure: c for c in timed if c.structure not in self._latencies and c.compiled is not None}
+        if new:
+            start = time.perf_counter()
+            models = [c.compiled for c in new.values() if c.compiled is not None]
+            try:
+                measured = self._time([self._baseline, *models], self.spec.target.measurement.ranking)[1:]
+            except Exception as error:
+                for candidate in new.values():
+                    candidate.failure = Failure(stage="latency", error=type(error).__name__, message=first_line(error))
+                    candidate.compiled = None
+                return
+            each = round((time.perf_counter() - start) / len(new), 4)
+            for candidate, latency in zip(new.values(), measured, strict=True):
+                candidate.stages.seconds["latency"] = each
+                self._latencies[str(candidate.structure)] = latency
+        for candidate in timed:
+            candidate.latency = self._latencies[str(candidate.structure)]
+
+    def _finish(self, candidate: _Candidate) -> Outcome:
+        """Validate a candidate, or take over what is known of an equal model."""
+        if candidate.failure is not None:
+            return candidate.failure
+        subject = candidate.task.subject
+        if isinstance(subject, Strategy) and candidate.known_as in self._known:
+            digest, known = self._known[candidate.known_as]
+            same_as = None if digest == subject.digest else digest
+            return dataclasses.replace(known, seconds=candidate.stages.seconds, same_as=same_as)
+        outcome: Evaluation | None = None
+        with self._faults(candidate):
+            outcome = self._validated(candidate)
+        if candidate.failure is not None or outcome is None:
+            return candidate.failure or Failure(stage="validate", error="RuntimeError", message="no outcome")
+        if isinstance(subject, Strategy):
+            self._known[candidate.known_as] = (subject.digest, outcome)
+        return outcome
+
+    def _validated(self, candidate: _Candidate) -> Evaluation:
+        task, model, compiled = candidate.task, candidate.model, candidate.compiled
+        if compiled is None:
+            raise ValueError("not compiled")
+        reference = self.reference(task.split)
+        with candidate.stages.stage("validate"):
+            found = self._validator.validate(
+                compiled,
+                lambda: self._compile(model, task.subject.inference_precision, is_quick=True),
+                task.split,
+                reference,
+                self.output_kinds(),
+                self._constraints(candidate, reference),
+                f"{candidate.path}: " if isinstance(task.subject, ModelFile) else "",
+            )
+            metrics = self._validator.results(found.outputs, reference, task.split, has_intervals=task.has_intervals)
+        items, stop = found.divergences, found.stop
+        if stop is None and task.split == "validation" and isinstance(task.subject, Strategy):
+            self._divergences[task.subject.digest] = items
         value = float(items.mean())
+        n_all = len(self.samples.items(task.split))
         return Evaluation(
             split=task.split,
             n_items=len(items),
             divergence=intervals.mean(items) if task.has_intervals else Interval(value=value, low=value, high=value),
             metrics=metrics,
-            latency=latency,
-            size_bytes=runtime.size_bytes(path),
+            latency=candidate.latency,
+            size_bytes=runtime.size_bytes(candidate.path),
             n_fake_quantize=runtime.count_fake_quantize(model),
-            graph_digest=runtime.graph_digest(model),
-            outputs_digest=_digest(outputs),
-            seconds=stages.seconds,
+            graph_digest=candidate.graph_digest,
+            outputs_digest=_digest(found.outputs),
+            seconds=candidate.stages.seconds,
+            structure=candidate.structure,
+            raced=None
+            if stop is None
+            else Raced(reason=stop.reason, name=self._value_name(stop.name), bound=stop.bound, limit=stop.limit, n_items=n_all),
         )
+
+    def _value_name(self, name: str) -> str:
+        return self.metrics[int(name)].name if name.isdecimal() else "divergence"
+
+    def _constraints(self, candidate: _Candidate, reference: Reference) -> list[Constraint]:
+        """Return what a candidate is watched for while it is validated."""
+        race = candidate.task.race
+        if race is None or candidate.task.split != "validation":
+            return []
+        found = []
+        for index, (spec, metric, scores) in enumerate(zip(race.rules.metrics, self.metrics, reference.items, strict=True)):
+            if spec.max_drop is not None and scores is not None:
+                limit = spec.max_drop.limit(reference.values[index])
+                found.append(Constraint(name=str(index), kind="drop", limit=limit, other=scores, direction=metric.direction))
+        if race.rules.max_divergence is not None:
+            found.append(Constraint(name="divergence", kind="divergence", limit=race.rules.max_divergence))
+        rival = best_rival(race.rivals, candidate.structure, candidate.latency)
+        if rival is not None:
+            other = self._divergences.get(rival.digest)
+            found.append(Constraint(name="rival", kind="rival", limit=rival.divergence, other=other))
+        return found
 
     def _check_interface(self, model: Any, path: Path) -> None:
         names = [info.name for info in runtime.input_infos(model)]
@@ -280,83 +394,18 @@ class Workbench:
         if names != [info.name for info in self.inputs] or shapes != [str(p.get_partial_shape()) for p in self.model.outputs]:
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
 
-    def _compile(self, model: Any, precision: InferencePrecision | None) -> runtime.CompiledModel:
-        return runtime.CompiledModel(model, self.spec.device, self.spec.target.compile_properties, precision)
+    def _compile(self, model: Any, precision: InferencePrecision | None, *, is_quick: bool = False) -> runtime.CompiledModel:
+        properties = dict(self.spec.target.compile_properties)
+        if is_quick:
+            properties["PERFORMANCE_HINT"] = "THROUGHPUT"
+        return runtime.CompiledModel(model, self.spec.device, properties, precision)
 
-    def _run(self, compiled: runtime.CompiledModel, split: Split, what: str) -> Columns:
-        columns: Columns = {name: [] for name in self.output_names}
-        for item in self.samples.items(split):
-            results = compiled.infer(self.samples.sample(item))
-            for name, array in zip(self.output_names, results.values(), strict=True):
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise ModelError(f"{what}output {name!r} holds NaN or infinity on {self.samples.name_of(item)}")
-                columns[name].append(array)
-        return columns
-
-    def _score(self, outputs: Columns, split: Split) -> tuple[tuple[float, ...], tuple[NDArray[np.float64] | None, ...]]:
-        """Return the value of each metric and, where it is a mean over items, the score of each item."""
-        labels = self.samples.labels(split) or []
-        items = tuple(metric.per_item(outputs, labels) for metric in self.metrics)
-        values = tuple(
-            metric.value(outputs, labels) if scores is None else float(scores.mean())
-            for metric, scores in zip(self.metrics, items, strict=True)
-        )
-        return values, items
-
-    def _metric_results(self, outputs: Columns, reference: _Reference, task: Task) -> tuple[MetricResult, ...]:
-        values, items = self._score(outputs, task.split)
-        results = []
-        for index, metric in enumerate(self.metrics):
-            sign = 1.0 if metric.direction == "maximize" else -1.0
-            mine, theirs = items[index], reference.items[index]
-            drop = sign * (reference.values[index] - values[index])
-            interval: Interval | None = None
-            if mine is not None and theirs is not None:
-                better, worse = (theirs, mine) if sign > 0 else (mine, theirs)
-                interval = intervals.paired_drop(better, worse)
-            elif task.has_intervals:
-                interval = self._resampled_drop(metric, sign, outputs, reference, task.split)
-            shown = interval or Interval(value=drop, low=drop, high=drop)
-            results.append(MetricResult(name=metric.name, value=values[index], drop=shown, has_interval=interval is not None))
-        return tuple(results)
-
-    def _resampled_drop(
-        self, metric: Metric, sign: float, outputs: Columns, reference: _Reference, split: Split
-    ) -> Interval | None:
-        labels = self.samples.labels(split) or []
-
-        def drop(picks: Sequence[int]) -> float:
-            chosen = [labels[i] for i in picks]
-            try:
-                theirs = metric.value(_pick(reference.outputs, picks), chosen)
-                mine = metric.value(_pick(outputs, picks), chosen)
-            except DataError as error:  # e.g. a resample without one of the classes
-                raise ValueError(str(error)) from error
-            return sign * (theirs - mine)
-
-        return intervals.bootstrap(lambda picks: drop(picks.tolist()), len(labels), _FUNCTION_RESAMPLES)
-
-    def _time(self, compiled: Sequence[runtime.CompiledModel], plan: MeasurementPlan) -> list[Any]:
+    def _time(self, compiled: Sequence[runtime.CompiledModel], plan: MeasurementPlan) -> list[Latency]:
         sample = self.samples.sample(self.samples.items("validation")[0])
         runners = {str(index): model.runner(sample) for index, model in enumerate(compiled)}
-        bursts = measure(runners, plan, SystemClock())
-        return [summarize(bursts[str(i)], bursts["0"], model.n_threads) for i, model in enumerate(compiled)]
-
-
-def _drop_oldest(newest: Path) -> None:
-    """Keep the candidate IRs below a limit; finalists that were dropped are quantized again."""
-    kept = sorted(newest.parent.glob("*.xml"), key=lambda path: path.stat().st_mtime)
-    total = sum(runtime.size_bytes(path) for path in kept)
-    for path in kept:
-        if total <= _MODELS_BYTES or path == newest:
-            return
-        total -= runtime.size_bytes(path)
-        path.unlink()
-        path.with_suffix(".bin").unlink(missing_ok=True)
-
-
-def _pick(outputs: Columns, picks: Sequence[int]) -> Columns:
-    return {name: [arrays[i] for i in picks] for name, arrays in outputs.items()}
+        with self._builder.paused():
+            turns = measure(runners, plan, SystemClock())
+        return [summarize(turns, name, model.n_threads) for name, model in zip(runners, compiled, strict=True)]
 
 
 def _digest(outputs: Columns) -> str:
@@ -374,14 +423,21 @@ def open_bench(spec: BenchSpec) -> Workbench:
     """Return this process's workbench for a job; it stays open until another job's is asked for."""
     key = repr(spec)
     if key not in _open_benches:
-        _open_benches.clear()
+        close_benches()
         _open_benches[key] = Workbench(spec)
     return _open_benches[key]
 
 
-def run_task(task: Task) -> Outcome:
-    """Evaluate a task in this process."""
-    return open_bench(task.bench).evaluate(task)
+def close_benches() -> None:
+    """Close what is open in this process."""
+    for bench in _open_benches.values():
+        bench.close()
+    _open_benches.clear()
+
+
+def run_tasks(tasks: Sequence[Task]) -> list[Outcome]:
+    """Evaluate tasks of one bench in this process."""
+    return open_bench(tasks[0].bench).evaluate_all(tasks) if tasks else []
 
 
 def run_comparison(task: ComparisonTask) -> Comparison | Failure:

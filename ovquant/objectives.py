@@ -12,6 +12,7 @@ from ovquant.records import Evaluation, MetricResult
 Direction = Literal["minimize", "maximize"]
 # A limit of zero would make every violation infinite; this share of the reference is the least that violations are scaled by.
 _LEAST_SCALE = 0.01
+_LEAST_VIOLATION = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,8 @@ class Rules:
     def violation(self, evaluation: Evaluation) -> float:
         """Return the sum of how far each constraint is exceeded, as a multiple of its limit; 0 is feasible.
 
-        Point estimates count; intervals are looked at once the search is over.
+        Point estimates count; intervals are looked at once the search is over. A candidate that was stopped early is never
+        feasible: at least the bound by which it was stopped counts.
         """
         total = 0.0
         for index, result in enumerate(evaluation.metrics):
@@ -78,6 +80,9 @@ class Rules:
         if self.max_divergence is not None:
             excess = evaluation.divergence.value - self.max_divergence
             total += max(0.0, excess) / max(self.max_divergence, 1e-9)
+        if evaluation.raced is not None:
+            excess = evaluation.raced.bound - evaluation.raced.limit
+            total = max(total, excess / max(abs(evaluation.raced.limit), _LEAST_SCALE), _LEAST_VIOLATION)
         return total
 
     def _fitness(self, evaluation: Evaluation) -> float:

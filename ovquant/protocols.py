@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ovquant.evaluation import ComparisonTask, Task
-    from ovquant.records import Comparison, Failure, Outcome
+    from ovquant.records import Comparison, Failure, Outcome, Subject
+    from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
 Array: TypeAlias = NDArray[Any]
 Sample: TypeAlias = Mapping[str, Array]
@@ -22,6 +22,10 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return seconds on a monotonic scale."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let so many seconds pass."""
         ...
 
 
@@ -70,10 +74,23 @@ class Metric(Protocol):
 class Executor(Protocol):
     """Where candidates are evaluated."""
 
-    def submit(self, task: Task) -> Outcome:
-        """Evaluate a task; a fault of the candidate is returned as a `Failure`, never raised."""
+    @property
+    def n_together(self) -> int:
+        """How many tasks are best submitted together; all of them are settled only when the last one is."""
+        ...
+
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        """Say what will be submitted next, in that order, in place of what was announced before; nothing is promised."""
+        ...
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Evaluate tasks of one bench together; a fault of a candidate is returned as a `Failure`, never raised."""
         ...
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""
+        ...
+
+    def close(self) -> None:
+        """Stop what is under way."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
@@ -62,20 +63,33 @@ class Latency:
     """Latency of one model, interleaved with the baseline on the target device.
 
     Attributes:
-        median_ms: median over bursts of the median inference of each burst.
-        ratio: latency / baseline latency, median over paired bursts with its 95 % interval (order statistics).
-        n_visits: paired bursts.
+        median_ms: median over visits of the median inference of each.
+        ratio: latency / baseline latency, median over visits with its 95 % interval, see `ovquant.latency.ratio_interval`.
+        n_visits: how often each model had its turn.
         n_inferences: timed inferences.
-        bursts_ms: the median of each burst, in the order measured.
+        samples_ms: the timed inferences of each visit, in the order measured.
+        visited_s: when each visit began, in seconds since the first.
+        is_spread: there were pauses between the visits, and the interval is for the machine in the long run; False: one
+            visit followed the other, and it is for that time.
         n_threads: inference threads, 0 where the device does not tell.
+        unstable: None where the interval of the ratio is as narrow as the target profile asks for; else what disturbed the
+            machine, as far as it can be read off.
     """
 
     median_ms: float
     ratio: Interval
     n_visits: int
     n_inferences: int
-    bursts_ms: tuple[float, ...]
+    samples_ms: tuple[tuple[float, ...], ...]
+    visited_s: tuple[float, ...]
+    is_spread: bool
     n_threads: int
+    unstable: str | None = None
+
+    @property
+    def bursts_ms(self) -> tuple[float, ...]:
+        """The median inference of each visit."""
+        return tuple(statistics.median(visit) for visit in self.samples_ms)
 
     @property
     def speedup(self) -> Interval:
@@ -84,12 +98,32 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Raced:
+    """Why a candidate was not validated to the end; it counts as infeasible.
+
+    Attributes:
+        reason: ``limit``: it almost surely breaks one; ``dominated``: it is almost surely worse than a feasible candidate that
+            is no slower; ``screened``: its accurate bias correction was not run, as the fast one came out hopelessly.
+        name: metric, or ``divergence``.
+        bound: lower 95 % confidence bound of its drop or divergence on all items.
+        limit: that it exceeds.
+        n_items: of the split.
+    """
+
+    reason: Literal["limit", "dominated", "screened"]
+    name: str
+    bound: float
+    limit: float
+    n_items: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """A model that was measured.
 
     Attributes:
         split: the items it was scored on.
-        n_items: how many.
+        n_items: how many; the first ones of the split, if the candidate was stopped early.
         divergence: of the reference from it, see `ovquant.metrics.divergence`; mean over items and outputs.
         metrics: in the order of the job.
         latency: None where it was not asked for.
@@ -98,6 +132,9 @@ class Evaluation:
         graph_digest: SHA-256 of structure, ranges, weights and biases.
         outputs_digest: SHA-256 of all outputs on the split.
         seconds: wall time by stage.
+        structure: key of the kernels that run, see `ovquant.structure`; None where latency was not asked for.
+        same_as: digest of the strategy that gave the same model bit for bit and was measured before; None where there is none.
+        raced: why it was stopped early, or None.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -111,6 +148,9 @@ class Evaluation:
     graph_digest: str
     outputs_digest: str
     seconds: dict[str, float]
+    structure: str | None = None
+    same_as: str | None = None
+    raced: Raced | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

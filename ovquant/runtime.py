@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -205,12 +207,43 @@ def graph_digest(model: ov.Model) -> str:
     for index, node in enumerate(model.get_ordered_ops()):
         position[node.get_friendly_name()] = index
         sources = [(position[v.get_node().get_friendly_name()], v.get_index()) for v in node.input_values()]
-        outputs = [(str(out.get_element_type()), str(out.get_partial_shape())) for out in node.outputs()]
-        attributes = {key: str(value) for key, value in sorted(node.get_attributes().items()) if "variable" not in key}
-        digest.update(repr((node.get_type_name(), sources, outputs, attributes)).encode())
+        digest.update(repr((_content(node), sources)).encode())
         if node.get_type_name() == "Constant":
-            digest.update(np.ascontiguousarray(node.get_data()).tobytes())
+            digest.update(_constant_bytes(node))
     return digest.hexdigest()
+
+
+def operation_digests(model: ov.Model) -> dict[str, str]:
+    """Return name -> SHA-256 of all that an operation's outputs depend on: itself and what is upstream of it.
+
+    Equal digests, in whatever models, give equal outputs for equal inputs; model inputs are told apart by their names.
+    """
+    digests: dict[str, str] = {}
+    for node in model.get_ordered_ops():
+        sources = [(digests[v.get_node().get_friendly_name()], v.get_index()) for v in node.input_values()]
+        names = sorted(node.output(0).get_names()) if node.get_type_name() == "Parameter" else []
+        digest = hashlib.sha256(repr((_content(node), names, sources)).encode())
+        if node.get_type_name() == "Constant":
+            digest.update(_constant_bytes(node))
+        digests[node.get_friendly_name()] = digest.hexdigest()
+    return digests
+
+
+def _content(node: Any) -> tuple[Any, ...]:
+    """Return what an operation is, apart from its inputs: type, outputs, attributes, and the bodies of a loop or a branch."""
+    outputs = [(str(out.get_element_type()), str(out.get_partial_shape())) for out in node.outputs()]
+    attributes = {key: str(value) for key, value in sorted(node.get_attributes().items()) if "variable" not in key}
+    return (node.get_type_name(), outputs, attributes, [graph_digest(body) for body in _bodies(node)])
+
+
+def _bodies(node: Any) -> list[Any]:
+    if node.get_type_name() == "If":
+        return [node.get_function(0), node.get_function(1)]
+    return [node.get_function()] if node.get_type_name() in {"Loop", "TensorIterator"} else []
+
+
+def _constant_bytes(node: Any) -> memoryview:
+    return np.ascontiguousarray(node.get_data()).reshape(-1).view(np.uint8).data
 
 
 _PRECISION_NOTE = ["ovquant", "inference_precision"]
@@ -314,10 +347,12 @@ class CompiledModel:
         config = dict(properties)
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
+        start = time.perf_counter()
         try:
             self._compiled = _core().compile_model(model, device, config)
         except Exception as error:
             raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
+        self.compile_s = time.perf_counter() - start
         self._request = self._compiled.create_infer_request()
         self._output_names = output_names(self._compiled)
 
@@ -347,6 +382,45 @@ class CompiledModel:
         except Exception as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         return {name: np.array(results[index]) for index, name in enumerate(self._output_names)}
+
+    @property
+    def compiled(self) -> ov.CompiledModel:
+        """OpenVINO's own object."""
+        return self._compiled
+
+    def infer_many(self, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
+        """Yield output name -> array for each sample in order; as many are under way at a time as the device likes.
+
+        Raises:
+            ModelError: the model cannot be run on one of them.
+        """
+        free = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
+        busy: collections.deque[tuple[Any, Sample]] = collections.deque()  # inputs are shared, so samples must stay alive
+        try:
+            for sample in samples:
+                if not free:
+                    free.append(busy[0][0])
+                    yield self._result(busy.popleft()[0])
+                request = free.pop()
+                request.start_async(dict(sample), share_inputs=True)
+                busy.append((request, sample))
+            while busy:
+                yield self._result(busy.popleft()[0])
+        except RuntimeError as error:
+            raise ModelError(f"inference failed: {first_line(error)}") from error
+        finally:
+            for request, _ in busy:
+                request.cancel()
+
+    def _result(self, request: Any) -> dict[str, Array]:
+        request.wait()
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._output_names)}
+
+    def _n_requests(self) -> int:
+        try:
+            return max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+        except RuntimeError:
+            return 2
 
     def runner(self, sample: Sample) -> Callable[[], None]:
         """Return a function that runs one inference on `sample`, to be timed: inputs are set here, outputs not copied."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from ovquant import selection
 from ovquant.errors import ConfigError
-from ovquant.evaluation import BenchSpec, Task
 from ovquant.job import StopAt
 from ovquant.objectives import Rules
 from ovquant.protocols import Clock, Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.study import Proposal, Study
+from ovquant.tasks import BenchSpec, Race, Rival, Task
 
 StopReason: TypeAlias = Literal["stop_at met", "max_trials reached", "budget used up", "search space exhausted"]
 
@@ -113,8 +113,19 @@ class _Search:
                 break
         if not proposals:
             return "search space exhausted"
-        for proposal in proposals:
-            outcome = self._executor.submit(Task(bench=self._plan.bench, subject=proposal.strategy))
+        self._executor.announce(self._plan.bench, [proposal.strategy for proposal in proposals])
+        n_together = self._executor.n_together
+        for start in range(0, len(proposals), n_together):
+            reason = self._run_together(proposals[start : start + n_together])
+            if reason is not None:
+                self._executor.announce(self._plan.bench, ())
+                return reason
+        return None
+
+    def _run_together(self, proposals: Sequence[Proposal]) -> StopReason | None:
+        """Evaluate some members of a generation and settle one after the other."""
+        tasks = [self._task(proposal.strategy) for proposal in proposals]
+        for proposal, outcome in zip(proposals, self._executor.submit(tasks), strict=True):
             is_default = proposal.strategy == self._plan.default
             if is_default:
                 self._set_limit(outcome)
@@ -124,15 +135,35 @@ class _Search:
                 return reason
         return None
 
+    def _task(self, strategy: Strategy) -> Task:
+        """Return the task of a candidate; NNCF's default, which others are compared with, is validated to the end."""
+        race = None if strategy == self._plan.default else Race(rules=self._rules, rivals=self._rivals())
+        return Task(bench=self._plan.bench, subject=strategy, race=race)
+
+    def _rivals(self) -> tuple[Rival, ...]:
+        """Return the candidates to beat. Where fitness is a single number, divergence and latency do not decide alone."""
+        if not self._rules.is_pareto:
+            return ()
+        return tuple(
+            Rival(
+                digest=trial.strategy.digest,
+                divergence=trial.evaluation.divergence.value,
+                ratio=selection.latency_of(trial).ratio,
+                structure=trial.evaluation.structure,
+            )
+            for trial in selection.feasible(selection.eligible(self._trials))
+            if trial.strategy is not None
+        )
+
     def _add_baseline(self) -> None:
         subject = FloatModel(inference_precision=self._plan.own_precision)
-        outcome = self._executor.submit(Task(bench=self._plan.bench, subject=subject))
+        outcome = self._executor.submit([Task(bench=self._plan.bench, subject=subject)])[0]
         if isinstance(outcome, Failure):
             raise RuntimeError(f"the float model failed at {outcome.stage}: {outcome.message}")
         self._settle(self._study.add(outcome, "baseline", None))
 
     def _add_default(self) -> None:
-        outcome = self._executor.submit(Task(bench=self._plan.bench, subject=self._plan.default))
+        outcome = self._executor.submit([self._task(self._plan.default)])[0]
         self._set_limit(outcome)
         if isinstance(outcome, Evaluation):
             self._settle(self._study.add(outcome, "default", self._plan.default))

@@ -11,7 +11,7 @@ from ovquant import runtime
 from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
 from ovquant.environment import describe_host, versions
-from ovquant.evaluation import BenchSpec, Workbench, open_bench
+from ovquant.evaluation import Workbench, open_bench
 from ovquant.export import model_sha256
 from ovquant.job import Job, with_absolute_paths
 from ovquant.objectives import Rules
@@ -21,6 +21,7 @@ from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study
 from ovquant.targets import Target, load_target
+from ovquant.tasks import BenchSpec
 
 STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"

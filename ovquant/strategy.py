@@ -144,6 +144,11 @@ class Strategy:
         text = json.dumps(self.canonical().as_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def model_digest(self) -> str:
+        """The digest of what makes the model, which the precision that it is run with does not."""
+        return dataclasses.replace(self, inference_precision="f32").digest
+
     def describe(self) -> str:
         """Return what differs from NNCF's default, for people: ``model_type=transformer, subset_size=100; bf16``."""
         mine, default = self.canonical(), Strategy(model_type=self.model_type).canonical()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +26,9 @@ from ovquant.strategy import (
 
 ValueT = TypeVar("ValueT")
 MAX_VALUES_PER_GENE = 36
+OWN_PROFILES = "OVQUANT_TARGETS"
+LEAST_VISITS = 6  # with fewer, no interval of order statistics reaches 95 %
+LEAST_SPREAD_VISITS = 12  # three stretches of four, see `ovquant.latency.long_run_interval`
 
 
 def _as_list(value: Any) -> Any:
@@ -84,18 +88,26 @@ class MeasurementPlan(FileModel):
         visits: how often each model gets a burst of inferences; the interval is taken over visits.
         burst: inferences per burst at most; slow models get shorter bursts to stay within `seconds`.
         discard: inferences at the start of each burst that are not counted (caches are cold after a switch).
-        seconds: time limit per measured model.
+        seconds: time limit per measured model, pauses not counted.
+        spread: seconds from the first visit to the last, with pauses between them, for what the machine does in the long
+            run; 0 lets one visit follow the other, for what it does at that time.
+        tolerance: width of a speed-up's interval as a share of the speed-up: without `spread`, the measurement ends before
+            all visits are made if all intervals are narrower; an interval that is wider in the end is called unstable.
     """
 
-    visits: Annotated[int, Field(ge=6, le=10_000)] = 12
+    visits: Annotated[int, Field(ge=LEAST_VISITS, le=10_000)] = 12
     burst: Annotated[int, Field(ge=4, le=10_000)] = 25
     discard: Annotated[int, Field(ge=0, le=1_000)] = 5
     seconds: Annotated[float, Field(gt=0, le=3_600)] = 1.0
+    spread: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    tolerance: Annotated[float, Field(gt=0, le=10)] = 0.03
 
     @model_validator(mode="after")
-    def _check_burst(self) -> MeasurementPlan:
+    def _check_plan(self) -> MeasurementPlan:
         if self.discard >= self.burst:
             raise ValueError(f"discard ({self.discard}) must be less than burst ({self.burst})")
+        if self.spread and self.visits < LEAST_SPREAD_VISITS:
+            raise ValueError(f"a spread needs at least {LEAST_SPREAD_VISITS} visits, found {self.visits}")
         return self
 
 
@@ -103,7 +115,7 @@ class Measurement(FileModel):
     """The plan during the search (to rank) and the plan for the final table."""
 
     ranking: MeasurementPlan = MeasurementPlan()
-    verdict: MeasurementPlan = MeasurementPlan(visits=20, seconds=3.0)
+    verdict: MeasurementPlan = MeasurementPlan(visits=24, burst=100, discard=10, seconds=4.0, spread=120.0, tolerance=0.1)
 
 
 class Requirements(FileModel):
@@ -158,20 +170,33 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
 
 
+def profiles() -> dict[str, Path]:
+    """Return name -> file of all profiles that go by a name: those in the user's directory, then the shipped ones.
+
+    The user's directory is named by the environment variable ``OVQUANT_TARGETS``.
+    """
+    found = {name: profiles_dir() / f"{name}.yaml" for name in shipped_names()}
+    own = os.environ.get(OWN_PROFILES)
+    if own:
+        found.update({path.stem: path for path in sorted(Path(own).glob("*.yaml"))})
+    return found
+
+
 def find_target(name_or_path: str) -> Path:
-    """Return the file of a shipped profile's name, or the user's own file.
+    """Return the file of a profile's name, or the user's own file.
 
     Raises:
-        ConfigError: neither a shipped name nor a file.
+        ConfigError: neither a known name nor a file.
     """
-    if name_or_path in shipped_names():
-        return profiles_dir() / f"{name_or_path}.yaml"
+    known = profiles()
+    if name_or_path in known:
+        return known[name_or_path]
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         return path
     raise ConfigError(
-        f"target {name_or_path!r}: no such profile{did_you_mean(name_or_path, shipped_names())}; "
-        f"shipped: {', '.join(shipped_names())}, or give the path of a YAML file"
+        f"target {name_or_path!r}: no such profile{did_you_mean(name_or_path, known)}; "
+        f"known: {', '.join(known)}, or give the path of a YAML file"
     )
 
 
@@ -209,7 +234,7 @@ def to_yaml(model: FileModel) -> str:
 
 def list_targets(write: Callable[[str], None]) -> dict[str, Any]:
     """Write a line per shipped profile and return the same as JSON values."""
-    targets = [load_target(name) for name in shipped_names()]
+    targets = [load_target(name) for name in profiles()]
     for target in targets:
         write(f"{target.name:10s} {target.device:5s} {target.description}")
     return {"targets": [{"name": t.name, "device": t.device, "description": t.description} for t in targets]}

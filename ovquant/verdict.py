@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 from pydantic import TypeAdapter
 
 from ovquant import selection
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task
 from ovquant.latency import relative_speedup
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, Subject, Trial
 from ovquant.strategy import InferencePrecision, Strategy
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
 Judgement: TypeAlias = Literal["confirmed", "inconclusive", "refuted", "no limit"]
 
@@ -64,7 +64,6 @@ class Verdict:
         return next(row for row in self.rows if row.trial == self.winner and row.judgement is not None)
 
 
-_WIDE = 1.25  # an interval whose ends differ by more says more of the machine than of the model
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
@@ -109,7 +108,7 @@ def decide(
     subjects = _subjects(finalists, default, own_precision)
     latencies = _compare(bench, executor, subjects)
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules, is_one_run=True)
-    evaluations = {name: _on_holdout(bench, executor, subject) for name, subject in subjects.items()}
+    evaluations = _on_holdout(bench, executor, subjects)
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
     if default is not None and is_limit_from_default:
         limit = evaluations[_key(default)].divergence.value
@@ -193,12 +192,14 @@ def _compare(bench: BenchSpec, executor: Executor, subjects: dict[str, Subject])
     return dict(zip(subjects, comparison.latencies, strict=True))
 
 
-def _on_holdout(bench: BenchSpec, executor: Executor, subject: Subject) -> Evaluation:
-    task = Task(bench=bench, subject=subject, split="holdout", is_timed=False, has_intervals=True)
-    outcome = executor.submit(task)
-    if isinstance(outcome, Failure):
-        raise RuntimeError(f"a finalist cannot be measured on the holdout ({outcome.stage}): {outcome.message}")
-    return outcome
+def _on_holdout(bench: BenchSpec, executor: Executor, subjects: dict[str, Subject]) -> dict[str, Evaluation]:
+    tasks = [Task(bench=bench, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects.values()]
+    evaluations = {}
+    for name, outcome in zip(subjects, executor.submit(tasks), strict=True):
+        if isinstance(outcome, Failure):
+            raise RuntimeError(f"a finalist cannot be measured on the holdout ({outcome.stage}): {outcome.message}")
+        evaluations[name] = outcome
+    return evaluations
 
 
 def describe(subject: Subject) -> str:
@@ -243,10 +244,10 @@ def _on_speed(winner: Row, rival: Row, speedup: Interval) -> str:
             f"Quantization is not worth it here: trial {winner.trial}, the best found, runs {measured} as fast as the "
             f"{rival.description}."
         )
-    is_too_noisy = speedup.high > _WIDE * speedup.low
+    disturbance = winner.latency.unstable or rival.latency.unstable
     why = (
-        "The interval is too wide to tell: the machine was busy. The same command, when it is quiet, measures again."
-        if is_too_noisy
+        f"The measurement was unstable: {disturbance}. The same command on a quiet machine measures again."
+        if disturbance
         else "Quantization may not be worth it on this target."
     )
     return f"Trial {winner.trial} cannot be told from the {rival.description} by speed: {measured}. {why}"

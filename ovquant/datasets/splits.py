@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -91,10 +91,9 @@ class Samples:
                 self._cached_bytes += size
         return cached
 
-    def samples(self, name: SplitName, limit: int | None = None) -> Iterator[Sample]:
-        """Yield the items of a split in order, the first `limit` of them."""
-        for item in self.items(name)[:limit]:
-            yield self.sample(item)
+    def samples(self, name: SplitName, limit: int | None = None) -> Sequence[Sample]:
+        """Return the items of a split in order, the first `limit` of them; each is read when it is asked for."""
+        return _Lazily(self, self.items(name)[:limit])
 
     def labels(self, name: SplitName) -> list[Any] | None:
         """Return the labels of a split, or None if the data has none."""
@@ -116,6 +115,25 @@ class Samples:
     def name_of(self, item: Item) -> str:
         """Return what the user knows an item by."""
         return self._sources[item[0]].item_name(item[1])
+
+
+class _Lazily(Sequence[Sample]):
+    """Items as a sequence that does not hold them."""
+
+    def __init__(self, samples: Samples, items: Sequence[Item]) -> None:
+        self._samples, self._items = samples, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return _Lazily(self._samples, self._items[index])
+        return self._samples.sample(self._items[index])
 
 
 def _own_sources(spec: DataSpec, inputs: Sequence[InputInfo]) -> Mapping[Part, Source]:

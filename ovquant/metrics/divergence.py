@@ -49,24 +49,36 @@ def class_axis(rank: int) -> int:
     return 1 if rank >= 4 else rank - 1
 
 
-def per_item(reference: Outputs, candidate: Outputs, kinds: Mapping[str, OutputKind]) -> NDArray[np.float64]:
+def per_item(
+    reference: Outputs, candidate: Outputs, kinds: Mapping[str, OutputKind], powers: Mapping[str, float] | None = None
+) -> NDArray[np.float64]:
     """Return the divergence of each item, shape [N], averaged over outputs.
 
     Args:
         reference: output name -> one array per item.
         candidate: likewise, of the same shapes.
         kinds: output name -> how it is read.
+        powers: see `powers_of`; None takes them from the items given here.
     """
+    scales = powers_of(reference, kinds) if powers is None else powers
     columns = []
     for name, kind in kinds.items():
-        pairs = list(zip(reference[name], candidate[name], strict=True))
+        pairs = zip(reference[name], candidate[name], strict=True)
         if kind == "values":
-            power = float(np.mean([np.mean(np.square(ref, dtype=np.float64)) for ref, _ in pairs]))
             errors = [np.mean(np.square(np.subtract(ref, cand, dtype=np.float64))) for ref, cand in pairs]
-            columns.append(np.asarray(errors) / max(power, _TINY))
+            columns.append(np.asarray(errors) / scales[name])
         else:
             columns.append(np.asarray([_relative_entropy(ref, cand, kind) for ref, cand in pairs]))
     return np.asarray(np.mean(columns, axis=0), dtype=np.float64)
+
+
+def powers_of(reference: Outputs, kinds: Mapping[str, OutputKind]) -> dict[str, float]:
+    """Return the mean square of each output that is read as values, which errors are divided by."""
+    return {
+        name: max(float(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in reference[name]])), _TINY)
+        for name, kind in kinds.items()
+        if kind == "values"
+    }
 
 
 def _relative_entropy(reference: Array, candidate: Array, kind: OutputKind) -> float:

@@ -47,8 +47,8 @@ def ours(models: Sequence[Path], seconds: float) -> list[float]:
         sample = {info.name: rng.integers(0, 255, size=shape).astype(info.dtype)}
         runners[str(path)] = runtime.CompiledModel(model, "CPU", PROPERTIES).runner(sample)
     plan = MeasurementPlan(visits=20, burst=25, discard=5, seconds=seconds)
-    bursts = measure(runners, plan, SystemClock())
-    return [float(np.median(bursts[str(path)].medians_s)) * 1e3 for path in models]
+    turns = measure(runners, plan, SystemClock())
+    return [float(np.median(turns.medians_s(str(path)))) * 1e3 for path in models]
 
 
 def line(name: str, pairs: Sequence[tuple[float, float]]) -> str:

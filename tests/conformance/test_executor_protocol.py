@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from fakes.executor import TableExecutor
 
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task, run_comparison, run_task
+from ovquant.evaluation import run_comparison, run_tasks
 from ovquant.executor import InProcessExecutor
 from ovquant.job import DataSpec, MetricSpec
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, outcome_from_json, outcome_to_json
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, Subject, outcome_from_json, outcome_to_json
 from ovquant.strategy import ScopeSelector, Strategy
 from ovquant.targets import Target
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
 GOOD = Strategy(subset_size=10)
 BAD = Strategy(subset_size=10, ignored_scope=ScopeSelector(patterns=(".*",)))
 
 
 class SpawnedExecutor:
-    """Runs each task in a new process, as executors on other machines will."""
+    """Runs what is submitted in a new process, as executors on other machines will."""
 
-    def submit(self, task: Task) -> Outcome:
+    n_together = 2
+
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         with self._pool() as pool:
-            return pool.submit(run_task, task).result()
+            return pool.submit(run_tasks, tasks).result()
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         with self._pool() as pool:
@@ -63,27 +73,27 @@ def executor(request: pytest.FixtureRequest) -> Executor:
 
 
 def test_a_model_that_can_be_measured_gives_an_evaluation(executor: Executor, bench: BenchSpec) -> None:
-    outcome = executor.submit(Task(bench=bench, subject=GOOD))
+    outcome = executor.submit([Task(bench=bench, subject=GOOD)])[0]
     assert isinstance(outcome, Evaluation)
     assert outcome.latency is not None
     assert [result.name for result in outcome.metrics] == ["accuracy"]
 
 
 def test_latency_is_left_out_where_it_is_not_asked_for(executor: Executor, bench: BenchSpec) -> None:
-    outcome = executor.submit(Task(bench=bench, subject=GOOD, is_timed=False, split="holdout"))
+    outcome = executor.submit([Task(bench=bench, subject=GOOD, is_timed=False, split="holdout")])[0]
     assert isinstance(outcome, Evaluation)
     assert (outcome.latency, outcome.split) == (None, "holdout")
 
 
 def test_a_failing_candidate_gives_a_failure(executor: Executor, bench: BenchSpec) -> None:
-    outcome = executor.submit(Task(bench=bench, subject=BAD))
+    outcome = executor.submit([Task(bench=bench, subject=BAD)])[0]
     assert isinstance(outcome, Failure)
     assert (outcome.stage, bool(outcome.message)) == ("quantize", True)
 
 
 def test_outcomes_travel_as_pickle_and_as_json(executor: Executor, bench: BenchSpec) -> None:
     for subject in (GOOD, BAD):
-        outcome = executor.submit(Task(bench=bench, subject=subject))
+        outcome = executor.submit([Task(bench=bench, subject=subject)])[0]
         assert pickle.loads(pickle.dumps(outcome)) == outcome
         assert outcome_from_json(outcome_to_json(outcome)) == outcome
 

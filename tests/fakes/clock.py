@@ -1,4 +1,4 @@
-"""Time that tests script: it stands still but for what the fake models take."""
+"""Time that tests script: it stands still but for what the fake models take, and for sleep."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 
 class ScriptedClock:
-    """A clock that only `advance` moves."""
+    """A clock that only `advance` and `sleep` move."""
 
     def __init__(self) -> None:
         self._now = 0.0
 
     def now(self) -> float:
         return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
 
     def advance(self, seconds: float) -> None:
         self._now += seconds

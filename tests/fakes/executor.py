@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from ovquant.evaluation import ComparisonTask, Task
 from ovquant.records import (
     Comparison,
     Evaluation,
@@ -17,6 +17,7 @@ from ovquant.records import (
     Outcome,
     Subject,
 )
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
 
 def number(text: str, salt: str) -> float:
@@ -31,18 +32,38 @@ def exactly(value: float) -> Interval:
 
 def latency(ratio: float) -> Latency:
     """Return a latency of `ratio` milliseconds over a baseline of one."""
-    return Latency(median_ms=ratio, ratio=exactly(ratio), n_visits=6, n_inferences=60, bursts_ms=(ratio,) * 6, n_threads=2)
+    return Latency(
+        median_ms=ratio,
+        ratio=exactly(ratio),
+        n_visits=6,
+        n_inferences=18,
+        samples_ms=((ratio,) * 3,) * 6,
+        visited_s=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+        is_spread=False,
+        n_threads=2,
+    )
 
 
 class TableExecutor:
     """Answers every task from hashes of the subject's name; `failing` digests fail."""
+
+    n_together = 1
 
     def __init__(self, *, failing: frozenset[str] = frozenset(), max_drop: float = 0.05) -> None:
         self.failing = failing
         self.max_drop = max_drop
         self.asked: list[str] = []
 
-    def submit(self, task: Task) -> Outcome:
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        pass
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        return [self._outcome(task) for task in tasks]
+
+    def close(self) -> None:
+        pass
+
+    def _outcome(self, task: Task) -> Outcome:
         name = _name(task.subject)
         self.asked.append(name)
         if name in self.failing:

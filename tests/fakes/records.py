@@ -20,8 +20,10 @@ def latency(ratio: float, half_width: float = 0.01) -> Latency:
         median_ms=10 * ratio,
         ratio=interval(ratio, half_width),
         n_visits=12,
-        n_inferences=240,
-        bursts_ms=(10 * ratio,) * 12,
+        n_inferences=36,
+        samples_ms=((10 * ratio,) * 3,) * 12,
+        visited_s=tuple(map(float, range(12))),
+        is_spread=False,
         n_threads=2,
     )
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from ovquant import quantization, runtime
 from ovquant.errors import DataError, ModelError
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task, Workbench, open_bench, run_task
+from ovquant.evaluation import Workbench, open_bench, run_tasks
 from ovquant.job import DataSpec, MetricSpec, Source
 from ovquant.records import (
     Comparison,
@@ -31,6 +31,7 @@ from ovquant.records import (
 )
 from ovquant.strategy import ScopeSelector, Strategy
 from ovquant.targets import Measurement, MeasurementPlan, Target
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
 F32 = FloatModel(inference_precision="f32")
 SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
@@ -397,7 +398,7 @@ def child() -> Iterator[ProcessPoolExecutor]:
 def test_child_process_gives_the_same_outcome(bench, child, tmp_path, name):
     here = bench.evaluate(task(bench.spec, SUBJECTS[name]))
     elsewhere = dataclasses.replace(bench.spec, model_dir=str(tmp_path))  # so that the child quantizes for itself
-    there = child.submit(run_task, task(elsewhere, SUBJECTS[name])).result(timeout=120)
+    there = child.submit(run_tasks, [task(elsewhere, SUBJECTS[name])]).result(timeout=120)[0]
     if isinstance(here, Failure):
         assert there == here
     else:

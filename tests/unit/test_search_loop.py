@@ -10,14 +10,14 @@ from fakes.clock import ScriptedClock
 from fakes.executor import TableExecutor
 
 from ovquant.errors import OutputError
-from ovquant.evaluation import BenchSpec, Task
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
 from ovquant.objectives import Rules
-from ovquant.records import Failure, Outcome
+from ovquant.records import Failure, Outcome, Subject
 from ovquant.search import Plan, Progress, StopReason, run_search
 from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
 from ovquant.study import Study, read_trials
 from ovquant.targets import Genes, Target
+from ovquant.tasks import BenchSpec, Task
 
 GENES = {"preset": ["performance", "mixed"], "model_type": [None, "transformer"], "subset_size": [10, 20, 30]}
 FACTS = ModelFacts(operations=(), n_calibration=30, own_precision="f32", device_precisions=frozenset({"f32"}))
@@ -80,11 +80,15 @@ class Slow:
     def __init__(self, executor: TableExecutor, clock: ScriptedClock, seconds: float) -> None:
         self._executor, self._clock, self._seconds = executor, clock, seconds
 
-    def submit(self, task: Task) -> Outcome:
-        self._clock.advance(self._seconds)
-        return self._executor.submit(task)
+    n_together = 1
+    compare = close = None
 
-    compare = None
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        pass
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        self._clock.advance(self._seconds * len(tasks))
+        return self._executor.submit(tasks)
 
 
 def digests(case: Case) -> Sequence[str]:

@@ -11,12 +11,14 @@ import yaml
 from ovquant.errors import ConfigError
 from ovquant.targets import (
     MAX_VALUES_PER_GENE,
+    OWN_PROFILES,
     MeasurementPlan,
     Target,
     find_target,
     json_schema,
     list_targets,
     load_target,
+    profiles,
     profiles_dir,
     shipped_names,
     show_target,
@@ -108,6 +110,8 @@ def test_what_the_reader_accepts_the_schema_accepts(tmp_path: Path, content: dic
         {"version": 2},
         {"device": ""},
         {"measurement": {"ranking": {"visits": 5}}},
+        {"measurement": {"verdict": {"spread": -1}}},
+        {"measurement": {"ranking": {"tolerance": 0}}},
         {"compile_properties": {"HINT": [1]}},
         {"genes": {"preset": []}},
         {"genes": {"subset_size": list(range(1, MAX_VALUES_PER_GENE + 2))}},
@@ -126,7 +130,7 @@ def test_an_unknown_target_is_refused_with_the_nearest_and_all_shipped_ones(name
     with pytest.raises(ConfigError) as caught:
         load_target(name)
     near = "" if hint is None else f" (did you mean '{hint}'?)"
-    start = f"target '{name}': no such profile{near}; shipped: cpu, "
+    start = f"target '{name}': no such profile{near}; known: cpu, "
     assert str(caught.value).startswith(start)
     assert "path of a YAML file" in str(caught.value)
 
@@ -177,6 +181,10 @@ def test_a_file_of_any_name_is_a_profile(tmp_path: Path) -> None:
         (
             {"measurement": {"ranking": {"burst": 5, "discard": 5}}},
             "measurement.ranking: discard (5) must be less than burst (5)",
+        ),
+        (
+            {"measurement": {"verdict": {"visits": 11, "spread": 60}}},
+            "measurement.verdict: a spread needs at least 12 visits, found 11",
         ),
         ({"name": "a b"}, "name: string should match pattern"),
         (
@@ -251,11 +259,29 @@ def test_absent_genes_are_none() -> None:
     assert {name for name in type(genes).model_fields if getattr(genes, name) is not None} == set()
 
 
-def test_the_final_table_is_measured_longer_than_the_ranking() -> None:
+def test_the_final_table_is_measured_longer_than_the_ranking_and_spread_over_time() -> None:
     plans = Target.model_validate({"version": 1, "name": "a", "device": "CPU"}).measurement
     assert plans.ranking == MeasurementPlan()
     assert plans.verdict.visits > plans.ranking.visits
     assert plans.verdict.seconds > plans.ranking.seconds
+    assert (plans.ranking.spread, plans.verdict.spread) == (0, 120)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_profiles_measure_a_second_to_rank_and_two_minutes_for_the_verdict(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(OWN_PROFILES)
+    plans = load_target(name).measurement
+    assert (plans.ranking.spread, plans.verdict.spread) == (0, 120)
+    assert plans.ranking.seconds <= 1
+    assert plans.verdict.visits >= 12
+
+
+def test_a_profile_may_do_without_the_spread(tmp_path: Path) -> None:
+    short = {"visits": 6, "burst": 4, "discard": 1, "seconds": 0.1}
+    plans = load_target(str(write(tmp_path, measurement={"verdict": short}))).measurement
+    assert plans.verdict == MeasurementPlan(**short)
 
 
 def test_the_list_of_targets_has_a_line_for_each() -> None:
@@ -270,3 +296,18 @@ def test_a_target_is_shown_as_its_file() -> None:
     content = show_target("igpu", lines.append)
     assert yaml.safe_load("\n".join(lines))["genes"]["subset_size"] == [30, 100, 300]
     assert Target.model_validate(content) == load_target("igpu")
+
+
+def test_profiles_of_ones_own_go_by_their_names_and_before_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("version: 1\nname: mine\ndevice: CPU\n")
+    (tmp_path / "cpu.yaml").write_text("version: 1\nname: cpu\ndescription: my own\ndevice: CPU\n")
+    monkeypatch.setenv(OWN_PROFILES, str(tmp_path))
+    assert load_target("mine").name == "mine"
+    assert load_target("cpu").description == "my own"
+    assert list(profiles()) == [*shipped_names(), "mine"]
+
+
+def test_without_ones_own_directory_the_shipped_profiles_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OWN_PROFILES)
+    for name in shipped_names():
+        assert find_target(name).parent == profiles_dir()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fakes.records import evaluation, interval, latency, metric, trial
 
-from ovquant.evaluation import BenchSpec, ComparisonTask, Task
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective
 from ovquant.objectives import Rules
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Latency, Outcome, Trial
 from ovquant.strategy import Strategy
 from ovquant.targets import Target
+from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.verdict import decide, judge
 
 ACCURACY = (MetricSpec(name="accuracy", max_drop=Drop(amount=0.02)),)
@@ -53,7 +54,13 @@ class Holdout:
         self.drops, self.ratios = drops, ratios
         self.order: list[str] = []
 
-    def submit(self, task: Task) -> Outcome:
+    n_together = 1
+    announce = close = None
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        return [self._outcome(task) for task in tasks]
+
+    def _outcome(self, task: Task) -> Outcome:
         self.order.append("holdout")
         assert task.split == "holdout"
         assert not task.is_timed

@@ -1,4 +1,4 @@
-"""NNCF: one strategy applied to one model. The only module that imports nncf (lazily)."""
+"""The plain way: one `nncf.quantize` call, and the arguments of it that a strategy stands for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ovquant.environment import silence_telemetry
@@ -19,15 +19,23 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _nncf() -> Any:
+def nncf() -> Any:
+    """Return the package, imported once, without telemetry and its messages."""
     silence_telemetry()
+    with quiet():
+        import nncf as package
+    package.set_log_level(logging.ERROR)
+    return package
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars and messages off stdout, which belongs to the caller."""
     with contextlib.redirect_stdout(io.StringIO()):
-        import nncf
-    nncf.set_log_level(logging.ERROR)
-    return nncf
+        yield
 
 
-def quantize(model: ov.Model, strategy: Strategy, samples: Iterable[Sample], operations: Sequence[Operation]) -> ov.Model:
+def quantize(model: ov.Model, strategy: Strategy, samples: Sequence[Sample], operations: Sequence[Operation]) -> ov.Model:
     """Return a quantized copy of `model` by one `nncf.quantize` run.
 
     Args:
@@ -40,13 +48,18 @@ def quantize(model: ov.Model, strategy: Strategy, samples: Iterable[Sample], ope
         ValueError: the ignored scope matches nothing in this model.
         Exception: whatever NNCF raises.
     """
-    nncf = _nncf()
-    # NNCF's progress bars and messages go to stdout, which belongs to the caller.
-    with contextlib.redirect_stdout(io.StringIO()):
-        return nncf.quantize(model, nncf.Dataset(list(samples)), **_arguments(nncf, strategy, operations))
+    package = nncf()
+    with quiet():
+        return package.quantize(model, package.Dataset(samples), **arguments(strategy, operations))
 
 
-def _arguments(nncf: Any, strategy: Strategy, operations: Sequence[Operation]) -> dict[str, Any]:
+def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return the keyword arguments of `nncf.quantize` for a strategy.
+
+    Raises:
+        ValueError: the ignored scope matches nothing in this model.
+    """
+    package = nncf()
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -57,24 +70,24 @@ def _arguments(nncf: Any, strategy: Strategy, operations: Sequence[Operation]) -
         ),
     }
     if strategy.overflow_fix is not None:
-        advanced["overflow_fix"] = nncf.OverflowFix(strategy.overflow_fix)
+        advanced["overflow_fix"] = package.OverflowFix(strategy.overflow_fix)
     if strategy.activations_range_estimator is not None:
         estimator = getattr(RangeEstimatorParametersSet, strategy.activations_range_estimator)
         advanced["activations_range_estimator_params"] = estimator
-    arguments: dict[str, Any] = {
-        "target_device": nncf.TargetDevice(strategy.target_device),
+    found: dict[str, Any] = {
+        "target_device": package.TargetDevice(strategy.target_device),
         "subset_size": strategy.subset_size,
         "fast_bias_correction": strategy.fast_bias_correction,
-        "advanced_parameters": nncf.AdvancedQuantizationParameters(**advanced),
+        "advanced_parameters": package.AdvancedQuantizationParameters(**advanced),
     }
     if strategy.preset is not None:
-        arguments["preset"] = nncf.QuantizationPreset(strategy.preset)
+        found["preset"] = package.QuantizationPreset(strategy.preset)
     if strategy.model_type is not None:
-        arguments["model_type"] = nncf.ModelType(strategy.model_type)
+        found["model_type"] = package.ModelType(strategy.model_type)
     if not strategy.ignored_scope.is_empty:
         names = resolve(strategy.ignored_scope, operations)
         if not names:
             raise ValueError("the ignored scope matches nothing in this model")
         # Names that NNCF folds away in its own graph (e.g. on weights) need no ignoring, so they may be missing there.
-        arguments["ignored_scope"] = nncf.IgnoredScope(names=list(names), validate=False)
-    return arguments
+        found["ignored_scope"] = package.IgnoredScope(names=list(names), validate=False)
+    return found

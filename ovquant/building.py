@@ -1,0 +1,165 @@
+"""From strategies to model files: built ahead by a thread of their own, but never while something is being timed."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from ovquant import runtime
+from ovquant.errors import ModelError
+from ovquant.protocols import Sample
+from ovquant.quantization.shared import SharedQuantizer
+from ovquant.quantization.store import ArrayStore
+from ovquant.scopes import Operation
+from ovquant.strategy import Strategy
+
+_MODELS_BYTES = 2 << 30
+_LONGEST_WAIT_S = 5.0
+_MAX_AHEAD = 4  # models that are built and not yet asked for
+
+
+class Builder:
+    """Makes the IR of a strategy and keeps it for a while.
+
+    `announce` lets a thread begin with strategies that will be asked for; `build` waits for theirs, or makes it at once.
+    """
+
+    def __init__(self, model: Any, operations: Sequence[Operation], samples: Sequence[Sample], model_dir: Path) -> None:
+        """Keep what is needed.
+
+        Args:
+            model: float model, an `openvino.Model`.
+            operations: of `model`.
+            samples: all calibration samples in order.
+            model_dir: where files go; a directory of this run alone.
+        """
+        self._model_dir = model_dir
+        self._quantizer = SharedQuantizer(model, operations, samples, ArrayStore(model_dir / "statistics"))
+        self._busy = threading.Lock()
+        self._state = threading.Condition()
+        self._n_pauses = 0
+        self._queue: collections.deque[Strategy] = collections.deque()
+        self._futures: dict[str, Future[Path]] = {}
+        self._unprepared: list[Strategy] = []
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    @property
+    def fallback(self) -> str | None:
+        """Why statistics cannot be shared, None where they can."""
+        return self._quantizer.fallback
+
+    @property
+    def n_passes(self) -> int:
+        """Passes over the calibration samples so far."""
+        return self._quantizer.n_passes
+
+    def announce(self, strategies: Sequence[Strategy]) -> None:
+        """Begin with strategies that will be asked for soon, in that order, in place of what was announced before."""
+        with self._state:
+            new = {s.model_digest: s for s in strategies if not self.path(s).exists()}
+            self._queue = collections.deque(new.values())
+            self._unprepared = list(new.values())
+            self._futures = {digest: future for digest, future in self._futures.items() if future.running()}
+            self._futures.update({digest: Future() for digest in new if digest not in self._futures})
+            if new and self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="ovquant-builder", daemon=True)
+                self._thread.start()
+            self._state.notify_all()
+
+    def path(self, strategy: Strategy) -> Path:
+        """Return where a strategy's IR is, once it was built."""
+        return self._model_dir / f"{strategy.model_digest}.xml"
+
+    def build(self, strategy: Strategy) -> Path:
+        """Return the IR of a strategy.
+
+        Raises:
+            ModelError: nothing was quantized.
+            Exception: whatever NNCF raises.
+        """
+        with self._state:
+            future = self._futures.get(strategy.model_digest)
+        if future is not None:
+            try:
+                future.result()
+            finally:
+                with self._state:
+                    self._futures.pop(strategy.model_digest, None)
+                    self._state.notify_all()
+        with self.paused():
+            return self._make(strategy)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the thread finish what it is at, and begin nothing new."""
+        with self._state:
+            self._n_pauses += 1
+        try:
+            with self._busy:
+                yield
+        finally:
+            with self._state:
+                self._n_pauses -= 1
+                self._state.notify_all()
+
+    def close(self) -> None:
+        """Begin nothing more, and wait a few seconds for what is under way: native code should not run at exit."""
+        self.announce(())
+        with self._state:
+            self._is_closed = True
+            self._state.notify_all()
+        if self._busy.acquire(timeout=_LONGEST_WAIT_S):
+            self._busy.release()
+
+    def _is_due(self) -> bool:
+        n_ahead = sum(future.done() for future in self._futures.values())
+        return self._is_closed or (bool(self._queue) and self._n_pauses == 0 and n_ahead < _MAX_AHEAD)
+
+    def _work(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(self._is_due)
+                if self._is_closed:
+                    return
+                unprepared, self._unprepared = self._unprepared, []
+                strategy = self._queue.popleft()
+                future = self._futures[strategy.model_digest]
+                if future.running():  # announced a second time while it was made
+                    continue
+                future.set_running_or_notify_cancel()
+                self._busy.acquire()
+            try:
+                self._quantizer.prepare(unprepared)
+                future.set_result(self._make(strategy))
+            except Exception as error:
+                future.set_exception(error)
+            finally:
+                self._busy.release()
+
+    def _make(self, strategy: Strategy) -> Path:
+        path = self.path(strategy)
+        if not path.exists():
+            quantized = self._quantizer.quantize(strategy)
+            if runtime.count_fake_quantize(quantized) == 0:
+                raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
+            runtime.save_model(quantized, path)
+            _drop_oldest(path)
+        return path
+
+
+def _drop_oldest(newest: Path) -> None:
+    """Keep the files below a limit; what was dropped is built again when it is asked for."""
+    kept = sorted(newest.parent.glob("*.xml"), key=lambda path: path.stat().st_mtime)
+    total = sum(runtime.size_bytes(path) for path in kept)
+    for path in kept:
+        if total <= _MODELS_BYTES or path == newest:
+            return
+        total -= runtime.size_bytes(path)
+        path.unlink()
+        path.with_suffix(".bin").unlink(missing_ok=True)

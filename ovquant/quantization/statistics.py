@@ -1,0 +1,404 @@
+"""Statistics of activations and weights: which ones a pipeline step needs, collected in shared passes, kept in a store.
+
+NNCF attaches *collectors* to tensors. A collector has branches; in each a *reducer* makes one small array of the tensor for
+every sample (minimum, mean per channel ...), and an *aggregator* turns those of the first n samples into a range or a mean.
+What reducers give is kept, sample by sample: it serves every subset size and every aggregator. Only where the reducer
+passes the whole tensor on (histograms) is the aggregator's result kept instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovquant import runtime
+from ovquant.protocols import Array, Sample
+from ovquant.quantization import plain
+from ovquant.quantization.internals import internals
+from ovquant.quantization.store import ArrayStore
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+# State that an aggregator gathers, as opposed to what it was made with.
+_STATE = frozenset({"_container", "_collected_samples", "_num_samples", "histogram", "min_val", "max_val"})
+_UNKNOWN_DIMENSION = 256  # stands for a dynamic dimension in estimates of memory
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A model that statistics are taken of: the float model, or what SmoothQuant made of it.
+
+    Attributes:
+        model: names of operations are unique in it.
+        graph: NNCF's graph of it.
+        digests: of what each operation's outputs depend on, by name.
+        nodes: operations by name.
+        identity: equal for stages in which all names and digests are equal.
+    """
+
+    model: ov.Model
+    graph: Any
+    digests: Mapping[str, str]
+    nodes: Mapping[str, Any]
+    identity: str
+
+    @classmethod
+    def of(cls, model: ov.Model) -> Stage:
+        """Return the stage of a model."""
+        digests = runtime.operation_digests(model)
+        return cls(
+            model=model,
+            graph=internals().build_graph(model),
+            digests=digests,
+            nodes={node.get_friendly_name(): node for node in model.get_ordered_ops()},
+            identity=digest_of(sorted(digests.items())),
+        )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Branch:
+    """One branch of a collector, and what is kept of it.
+
+    Attributes:
+        key: of what is kept.
+        result_key: of the aggregated value.
+        tensor: digest of what gives it.
+        point: NNCF's target point; several name the same tensor.
+        source: operation and output port that give the tensor.
+        n_samples: that count, at most as many as there are.
+        is_aggregated: the aggregator's result is kept, not what the reducer gave.
+    """
+
+    key: str
+    result_key: str
+    tensor: str
+    point: Any
+    source: tuple[Any, int]
+    reducer: Any
+    port: int
+    aggregator: Any
+    n_samples: int
+    is_aggregated: bool
+
+
+class Collection:
+    """The statistics of one list of calibration samples."""
+
+    def __init__(self, samples: Sequence[Sample], store: ArrayStore, memory_bytes: int) -> None:
+        """Keep what is needed.
+
+        Args:
+            samples: all of them, in order; a subset of n is the first n.
+            store: where statistics are kept.
+            memory_bytes: that one pass may take for what it collects.
+        """
+        self._samples = samples
+        self._store = store
+        self._memory_bytes = memory_bytes
+        self._items = _digest_samples(samples)
+        self._results: dict[str, Any] = {}
+        self.n_passes = 0
+
+    def fill(self, stage: Stage, container: Any) -> None:
+        """Give every collector of a container its statistics; what is missing is collected."""
+        self.collect(stage, [container])
+        for _, point, collector in container.get_tensor_collectors():
+            values = {name: self._result(branch, collector) for name, branch in self._branches(stage, point, collector).items()}
+            collector.set_cache(collector.create_statistics_container(values))
+
+    def collect(self, stage: Stage, containers: Sequence[Any]) -> None:
+        """Collect what containers need and the store lacks: one pass over the samples, several if memory asks for it."""
+        missing: dict[str, _Branch] = {}
+        for container in containers:
+            for _, point, collector in container.get_tensor_collectors():
+                for branch in self._branches(stage, point, collector).values():
+                    known = missing.get(branch.key)
+                    if (known is None or known.n_samples < branch.n_samples) and not self._is_known(branch):
+                        missing[branch.key] = branch
+        for branches in _passes(list(missing.values()), self._memory_bytes):
+            self._pass(stage, branches)
+
+    def _branches(self, stage: Stage, point: Any, collector: Any) -> dict[str, _Branch]:
+        """Return the branches of a collector by the name that its statistic has for them."""
+        node, port = _source(stage, point.target_point)
+        tensor = f"{stage.digests[node.get_friendly_name()]}:{port}"
+        is_constant = node.get_type_name() == "Constant"
+        reducers = {hash(reducer): reducer for reducer in collector.reducers}
+        found = {}
+        for name, (reducer_hash, output_port, aggregator_hash) in collector._stat_container_kwargs_map.items():
+            reducer = reducers[reducer_hash]
+            aggregator = collector.aggregators[(reducer_hash, output_port, aggregator_hash)]
+            n_samples = min(aggregator.num_samples or len(self._samples), len(self._samples))
+            made_with = _description(aggregator)
+            is_aggregated = type(reducer).__name__ == "RawReducer"
+            kept = (tensor, "" if is_constant else self._items, _description(reducer), output_port)
+            result_key = digest_of((kept, made_with, n_samples))
+            found[name] = _Branch(
+                key=result_key if is_aggregated else digest_of(kept),
+                result_key=result_key,
+                tensor=tensor,
+                point=point.target_point,
+                source=(node, port),
+                reducer=reducer,
+                port=output_port,
+                aggregator=aggregator,
+                n_samples=n_samples,
+                is_aggregated=is_aggregated,
+            )
+        return found
+
+    def _is_known(self, branch: _Branch) -> bool:
+        if branch.result_key in self._results or self._input_values(branch) is not None:
+            return True
+        if branch.is_aggregated:
+            return self._store.has(branch.key)
+        entry = self._store.get(branch.key)
+        return entry is not None and _first(entry, branch.n_samples) is not None
+
+    def _result(self, branch: _Branch, collector: Any) -> Any:
+        """Return what the aggregator makes of a branch's samples."""
+        inputs = self._input_values(branch)
+        if inputs is not None:
+            return inputs
+        if branch.result_key not in self._results:
+            entry = self._store.get(branch.key)
+            if entry is None:
+                raise LookupError("a statistic has gone from the store")
+            self._results[branch.result_key] = (
+                _decoded(entry) if branch.is_aggregated else _aggregate(branch.aggregator, _first(entry, branch.n_samples))
+            )
+        return self._results[branch.result_key]
+
+    def _input_values(self, branch: _Branch) -> list[Any] | None:
+        """Return the samples themselves where a statistic is the list of a model input's values."""
+        node, _ = branch.source
+        is_list = isinstance(branch.aggregator, internals().NoopAggregator) and branch.is_aggregated
+        if not is_list or node.get_type_name() != "Parameter":
+            return None
+        name, dtype = min(node.output(0).get_names()), node.get_element_type().to_dtype()
+        first = self._samples[: branch.n_samples]
+        if any(name not in sample or sample[name].dtype != dtype for sample in first):
+            return None
+        return [internals().Tensor(sample[name]) for sample in first]
+
+    def _pass(self, stage: Stage, branches: Sequence[_Branch]) -> None:
+        parts = internals()
+        container = parts.StatisticPointsContainer()
+        collectors = []
+        for index, (branch, reducer, port) in enumerate(_joined(branches)):
+            collector = parts.TensorCollector()
+            recorder = branch.aggregator if branch.is_aggregated else parts.NoopAggregator(branch.n_samples)
+            collector.register_statistic_branch("values", reducer, recorder, port)
+            container.add_statistic_point(parts.StatisticPoint(branch.point, collector, f"branch {index}"))
+            collectors.append(collector)
+        n_samples = max(branch.n_samples for branch in branches)
+        aggregator = _aggregator_type()(plain.nncf().Dataset(self._samples[:n_samples]))
+        aggregator.register_statistic_points(container)
+        aggregator.collect_statistics(stage.model, stage.graph)
+        self.n_passes += 1
+        entries = {}
+        for branch, collector in zip(branches, collectors, strict=True):
+            values = collector.get_statistics()["values"]
+            entries[branch.key] = _encoded(values) if branch.is_aggregated else _recorded(values, branch.n_samples)
+        self._store.put(entries)
+
+
+@functools.cache
+def _aggregator_type() -> Any:
+    """Return NNCF's aggregator of statistics, which reduces whole tensors on several threads (numpy lets them run at once)."""
+    parts = internals()
+
+    class Threaded(parts.OVStatisticsAggregator):  # type: ignore[misc, name-defined]
+        def _register_statistics(self, outputs: Any, statistic_points: Any) -> None:
+            points = list(statistic_points.get_tensor_collectors())
+            if all(reducer.inplace for _, _, collector in points for reducer in collector.reducers):
+                super()._register_statistics(outputs, statistic_points)
+                return
+            register = super()._register_statistics
+
+            def one(point: Any) -> None:
+                single = parts.StatisticPointsContainer()
+                single.add_statistic_point(point)
+                register(outputs, single)
+
+            # Each collector is fed by one thread at a time, sample by sample: the order is the plain one's.
+            list(_pool().map(one, [point for _, point, _ in points]))
+
+    return Threaded
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ovquant-statistics")
+
+
+def _joined(branches: Sequence[_Branch]) -> list[tuple[_Branch, Any, int]]:
+    """Return each branch with the reducer and output port to use: quantiles of one tensor are taken together."""
+    groups: dict[Any, list[_Branch]] = {}
+    for branch in branches:
+        if "_quantile" in vars(branch.reducer) and not branch.is_aggregated:
+            others = _description(branch.reducer, leave_out="_quantile")
+            groups.setdefault((branch.tensor, branch.n_samples, repr(others)), []).append(branch)
+    joint: dict[str, tuple[Any, int]] = {}
+    for members in groups.values():
+        first = members[0].reducer
+        quantiles = [quantile for branch in members for quantile in branch.reducer._quantile]
+        reducer = type(first)(axes=first._axes, axes_mode=first._axes_mode, quantile=quantiles)
+        port = 0
+        for branch in members:
+            joint[branch.key] = (reducer, port + branch.port)
+            port += len(branch.reducer._quantile)
+    return [(branch, *joint.get(branch.key, (branch.reducer, branch.port))) for branch in branches]
+
+
+def _source(stage: Stage, point: Any) -> tuple[Any, int]:
+    """Return the operation and output port of the tensor that a target point names."""
+    node = stage.nodes[point.target_node_name]
+    if point.type.name == "POST_LAYER_OPERATION":
+        return node, point.port_id
+    value = node.input_value(point.port_id)
+    return stage.nodes[value.get_node().get_friendly_name()], value.get_index()
+
+
+def digest_of(content: Any) -> str:
+    """Return the SHA-256 of plain values."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _description(part: Any, leave_out: str = "") -> tuple[Any, ...]:
+    """Return what a reducer or an aggregator was made with."""
+    made_with = {name: value for name, value in vars(part).items() if name not in _STATE and name != leave_out}
+    return (type(part).__name__, sorted((name, repr(value)) for name, value in made_with.items()))
+
+
+def _digest_samples(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name in sorted(sample):
+            array = np.ascontiguousarray(sample[name])
+            digest.update(repr((name, array.dtype.str, array.shape)).encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _recorded(values: Any, n_samples: int) -> list[Array]:
+    """Return one array per sample as an entry: header (samples, arrays, whether they are stacked), then the arrays."""
+    arrays = [np.asarray(value.data) for value in values or ()]
+    is_stacked = len(arrays) > 0 and all(array.shape == arrays[0].shape for array in arrays)
+    header = np.array([n_samples, len(arrays), is_stacked], dtype=np.int64)
+    return [header, np.stack(arrays)] if is_stacked else [header, *arrays]
+
+
+def _first(entry: Sequence[Array], n_samples: int) -> list[Array] | None:
+    """Return the arrays of the first samples; None if the entry holds fewer, or if some samples gave none."""
+    n_recorded, n_arrays, is_stacked = (int(number) for number in entry[0])
+    if n_samples > n_recorded or (n_arrays < n_recorded and n_samples != n_recorded):
+        return None
+    arrays = [entry[1][index, ...] for index in range(n_arrays)] if is_stacked else list(entry[1:])
+    return arrays[:n_samples]
+
+
+def _aggregate(aggregator: Any, arrays: Sequence[Array] | None) -> Any:
+    if arrays is None:
+        raise LookupError("a statistic of too few samples is in the store")
+    aggregator.reset()
+    for array in arrays:
+        aggregator.register_reduced_input(internals().Tensor(array))
+    return aggregator.aggregate()
+
+
+def _encoded(value: Any) -> list[Array]:
+    """Return an aggregated value as an entry: names (none for a single tensor), then arrays."""
+    if value is None:
+        return [np.array(["nothing"])]
+    if isinstance(value, dict):
+        return [np.array(["names", *value]), *(np.asarray(tensor.data) for tensor in value.values())]
+    if isinstance(value, internals().Tensor):
+        return [np.array(["tensor"]), np.asarray(value.data)]
+    return [np.array(["list"]), *(np.asarray(tensor.data) for tensor in value)]
+
+
+def _decoded(entry: Sequence[Array]) -> Any:
+    kind, *names = (str(text) for text in entry[0])
+    tensors = [internals().Tensor(array) for array in entry[1:]]
+    if kind == "nothing":
+        return None
+    if kind == "names":
+        return dict(zip(names, tensors, strict=True))
+    return tensors[0] if kind == "tensor" else tensors
+
+
+def _passes(branches: Sequence[_Branch], memory_bytes: int) -> Iterator[list[_Branch]]:
+    """Divide branches into passes over the samples.
+
+    What is reduced within the model goes into one. Reducers that are given the whole tensor work on every sample of a pass,
+    whether it counts or not, so those for fewer samples go into a shorter pass of their own.
+    """
+    yield from _portions([branch for branch in branches if branch.reducer.inplace], memory_bytes)
+    for n_samples in sorted({branch.n_samples for branch in branches}):
+        members = [b for b in branches if not b.reducer.inplace and b.n_samples == n_samples]
+        yield from _portions(members, memory_bytes)
+
+
+def _portions(branches: Sequence[_Branch], memory_bytes: int) -> Iterator[list[_Branch]]:
+    """Divide branches into passes that each stay within the limit; a branch above it has a pass of its own."""
+    portion: list[_Branch] = []
+    whole: set[str] = set()
+    total = 0
+    for branch in branches:
+        kept, passed_on = _size_bytes(branch)
+        size = kept + (0 if branch.tensor in whole else passed_on)
+        if portion and total + size > memory_bytes:
+            yield portion
+            portion, whole, total = [], set(), 0
+            size = kept + passed_on
+        portion.append(branch)
+        total += size
+        if passed_on:
+            whole.add(branch.tensor)
+    if portion:
+        yield portion
+
+
+def _size_bytes(branch: _Branch) -> tuple[int, int]:
+    """Estimate the bytes that a branch holds by the end of a pass, and those of the tensor where it is passed on whole."""
+    node, port = branch.source
+    shape = node.output(port).get_partial_shape()
+    if shape.rank.is_dynamic:
+        return _UNKNOWN_DIMENSION * 4, 0
+    # Samples have a batch of 1.
+    unknown = [1, *[_UNKNOWN_DIMENSION] * (len(shape) - 1)]
+    sides = [known.get_length() if known.is_static else guess for known, guess in zip(shape, unknown, strict=True)]
+    passed_on = 0 if branch.reducer.inplace else math.prod(sides) * 4
+    n_kept = branch.n_samples
+    if branch.is_aggregated:
+        n_kept = branch.n_samples if isinstance(branch.aggregator, internals().NoopAggregator) else 0
+    return _n_reduced(branch.reducer, sides) * 4 * n_kept, passed_on
+
+
+def _n_reduced(reducer: Any, sides: Sequence[int]) -> int:
+    """Return how many elements a reducer makes of a tensor with these sides."""
+    made_with, name = vars(reducer), type(reducer).__name__
+    if name == "RawReducer":
+        return math.prod(sides)
+    if "_channel_axis" in made_with:
+        return sides[made_with["_channel_axis"]] if sides else 1
+    if name.endswith("BatchMeanReducer"):
+        return math.prod(sides[1:])
+    if name.endswith("ShapeReducer"):
+        return len(sides)
+    axes = made_with["_axes"]
+    if axes is None or not sides:
+        return 1
+    chosen = {axis % len(sides) for axis in axes}
+    is_kept = made_with["_axes_mode"].name == "KEEP"
+    return math.prod(side for axis, side in enumerate(sides) if (axis in chosen) == is_kept)

@@ -1,0 +1,92 @@
+"""Arrays on disk, keyed by what they were computed from: written once, readable by any process."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovquant.protocols import Array
+
+_UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+class ArrayStore:
+    """A directory of ``.npz`` files, each written once and whole.
+
+    An entry is a sequence of one or more arrays under a key of hexadecimal digits. Entries never change: the key says all
+    that they depend on. A file that cannot be read is passed over; what it held is computed anew.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory`, which is made when the first entry is put."""
+        self._directory = directory
+        self._files: dict[Path, Any] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
+
+    def has(self, key: str) -> bool:
+        """Return True if there is an entry, of this process or another."""
+        if key not in self._places:
+            self._look()
+        return key in self._places
+
+    def get(self, key: str) -> list[Array] | None:
+        """Return an entry, or None."""
+        if not self.has(key):
+            return None
+        path, n_arrays = self._places[key]
+        try:
+            return [self._files[path][f"{key}.{index}"] for index in range(n_arrays)]
+        except _UNREADABLE:
+            del self._places[key]
+            return None
+
+    def put(self, entries: Mapping[str, Sequence[Array]]) -> None:
+        """Write entries in one file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        arrays = {f"{key}.{index}": array for key, entry in entries.items() for index, array in enumerate(entry)}
+        if not arrays:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"{uuid.uuid4().hex}.npz"
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        try:
+            with partial.open("wb") as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._open(path)
+
+    def close(self) -> None:
+        """Close the files; they are opened again when needed."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._places.clear()
+
+    def _look(self) -> None:
+        """Learn what other processes have written since."""
+        for path in self._directory.glob("*.npz"):
+            if path not in self._files:
+                self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            file = np.load(path, allow_pickle=False)
+        except _UNREADABLE:
+            return
+        self._files[path] = file
+        counts: dict[str, int] = {}
+        for name in file.files:
+            key = name.partition(".")[0]
+            counts[key] = counts.get(key, 0) + 1
+        self._places.update({key: (path, count) for key, count in counts.items()})

@@ -1,0 +1,120 @@
+"""What is asked of an executor: plain values that can be sent anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from ovquant.job import DataSpec, MetricSpec, OutputKind
+from ovquant.objectives import Rules
+from ovquant.records import Interval, Latency, Split, Subject
+from ovquant.strategy import Strategy
+from ovquant.targets import Target
+
+# Latencies of different rounds are only rough: a rival counts as faster by more than the machine drifts between them.
+_CERTAINLY = 1.05
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSpec:
+    """All that a process needs to evaluate candidates of one job; plain values, so that it can be sent anywhere.
+
+    Attributes:
+        model: path of the float model.
+        target: profile.
+        device: OpenVINO device that is really used.
+        data: samples.
+        seed: of the division of the samples.
+        metrics: in the order of the job.
+        output_kinds: output name -> kind, where the user told.
+        model_dir: where candidate IRs are kept for a while; a directory of this run alone.
+        is_divided: False uses all samples for validation.
+    """
+
+    model: str
+    target: Target
+    device: str
+    data: DataSpec
+    seed: int
+    metrics: tuple[MetricSpec, ...]
+    output_kinds: Mapping[str, OutputKind]
+    model_dir: str
+    is_divided: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """A feasible candidate that was validated on all items, for others to be compared with.
+
+    Attributes:
+        digest: of its strategy.
+        divergence: mean over the validation items.
+        ratio: latency over the baseline's.
+        structure: key of its kernels.
+    """
+
+    digest: str
+    divergence: float
+    ratio: Interval
+    structure: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """What a candidate has to meet for being validated to the end.
+
+    Attributes:
+        rules: with the limits.
+        rivals: a candidate that is worse than one of them, and no faster, is stopped. None to be left to the limits alone.
+    """
+
+    rules: Rules
+    rivals: tuple[Rival, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Evaluate one model.
+
+    Attributes:
+        bench: what it is evaluated on.
+        subject: the model.
+        split: the items.
+        is_timed: give a latency, too, by the target's ranking plan.
+        has_intervals: compute the intervals that need resampling.
+        race: None validates on all items whatever comes.
+    """
+
+    bench: BenchSpec
+    subject: Subject
+    split: Split = "validation"
+    is_timed: bool = True
+    has_intervals: bool = False
+    race: Race | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonTask:
+    """Measure several models in turns by the target's verdict plan; the first one is the baseline."""
+
+    bench: BenchSpec
+    subjects: tuple[Subject, ...]
+
+
+def screening(subject: Subject) -> Subject:
+    """Return the strategy by which one with accurate bias correction is screened; others are their own."""
+    if isinstance(subject, Strategy) and not subject.canonical().fast_bias_correction:
+        return dataclasses.replace(subject, fast_bias_correction=True)
+    return subject
+
+
+def best_rival(rivals: Sequence[Rival], structure: str | None, latency: Latency | None) -> Rival | None:
+    """Return the rival of lowest divergence among those that are certainly not slower."""
+    if latency is None:
+        return None
+    quick = [
+        rival
+        for rival in rivals
+        if (rival.structure is not None and rival.structure == structure) or rival.ratio.high * _CERTAINLY <= latency.ratio.low
+    ]
+    return min(quick, key=lambda rival: rival.divergence, default=None)

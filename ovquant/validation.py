@@ -1,0 +1,267 @@
+"""A compiled model run on the items of a split and scored, block by block, paired per item with the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovquant import racing, runtime
+from ovquant.datasets.splits import Item, Samples
+from ovquant.errors import DataError, ModelError
+from ovquant.job import OutputKind
+from ovquant.metrics import divergence, intervals
+from ovquant.protocols import Array, Metric
+from ovquant.racing import Constraint, Stop
+from ovquant.records import Interval, MetricResult, Split
+
+Columns: TypeAlias = dict[str, list[Array]]
+Floats: TypeAlias = NDArray[np.float64]
+_FUNCTION_RESAMPLES = 400
+_N_CHECKED = 4
+_MAPPED_BYTES = 256 << 20
+# A second compilation has to save several times what it takes: what it saves is only estimated.
+_WORTH = 4.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What the float model at f32 makes of one split.
+
+    Attributes:
+        outputs: of all items.
+        values: of the metrics.
+        items: scores per item, shape [N], of the metrics that are means over items; None for others.
+    """
+
+    outputs: Columns
+    values: tuple[float, ...]
+    items: tuple[Floats | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a candidate makes of the items that it was run on, all of them unless it was stopped.
+
+    Attributes:
+        outputs: of those items.
+        divergences: per item, shape [n].
+        stop: why it was stopped before the end, or None.
+    """
+
+    outputs: Columns
+    divergences: Floats
+    stop: Stop | None
+
+
+class Validator:
+    """Runs and scores models on the items of one job."""
+
+    def __init__(self, samples: Samples, metrics: Sequence[Metric], output_names: Sequence[str], directory: Path) -> None:
+        """Keep what is the same for all models.
+
+        Args:
+            samples: the items.
+            metrics: in the order of the job.
+            output_names: in the order of the model.
+            directory: where the reference's outputs go if they are large.
+        """
+        self._samples = samples
+        self._directory = directory
+        self._metrics = metrics
+        self._output_names = output_names
+
+    def refer(self, compiled: runtime.CompiledModel, split: Split, what: str) -> Reference:
+        """Run the reference.
+
+        Raises:
+            ModelError: its outputs are not finite.
+            DataError: a metric does not fit them and the labels.
+        """
+        outputs = self._empty()
+        maps: dict[str, Array] = {}
+        items_run = self._samples.items(split)
+        for index, _ in enumerate(self._run(compiled, items_run, outputs, what)):
+            if index == 0:
+                maps = self._maps({name: column[0] for name, column in outputs.items()}, len(items_run), split)
+            for name, mapped in maps.items():
+                if outputs[name][-1].shape == mapped.shape[1:]:
+                    mapped[index] = outputs[name][-1]
+                    outputs[name][-1] = mapped[index]
+        values, items = self.score(outputs, split)
+        return Reference(outputs=outputs, values=values, items=items)
+
+    def _maps(self, first: Mapping[str, Array], n_items: int, split: Split) -> dict[str, Array]:
+        """Return files that are mapped into memory for the outputs of all items, none if these are small."""
+        if sum(array.nbytes for array in first.values()) * n_items <= _MAPPED_BYTES:
+            return {}
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return {
+            name: np.lib.format.open_memmap(
+                self._directory / f"reference-{split}-{index}.npy", mode="w+", dtype=array.dtype, shape=(n_items, *array.shape)
+            )
+            for index, (name, array) in enumerate(first.items())
+        }
+
+    def validate(
+        self,
+        compiled: runtime.CompiledModel,
+        recompile: Callable[[], runtime.CompiledModel] | None,
+        split: Split,
+        reference: Reference,
+        kinds: Mapping[str, OutputKind],
+        constraints: Sequence[Constraint] = (),
+        what: str = "",
+    ) -> Validation:
+        """Run a model on a split, item by item in the split's order, until the end or until it cannot meet a constraint.
+
+        Args:
+            compiled: as it is deployed.
+            recompile: compiles it for throughput; used where many items are left, and only if outputs are equal bit for bit.
+            split: the items.
+            reference: of that split.
+            kinds: how outputs are read.
+            constraints: for racing; their values are named ``divergence``, or by the place of a metric.
+            what: begins messages.
+
+        Raises:
+            ModelError: outputs are not finite, or inference fails.
+            DataError: a metric does not fit.
+        """
+        items = self._samples.items(split)
+        looks = racing.blocks(len(items)) if constraints else (len(items),)
+        outputs, divergences = self._empty(), np.zeros(0)
+        powers = divergence.powers_of(reference.outputs, kinds)
+        stop: Stop | None = None
+        runs = self._quickened(compiled, recompile, items, outputs, what)
+        for look in looks:
+            n_before = len(divergences)
+            for _ in itertools.islice(runs, look - n_before):
+                pass
+            block = {name: column[n_before:look] for name, column in outputs.items()}
+            theirs = {name: column[n_before:look] for name, column in reference.outputs.items()}
+            divergences = np.concatenate([divergences, divergence.per_item(theirs, block, kinds, powers)])
+            if look < len(items):
+                stop = racing.judge(len(items), self._values(constraints, outputs, divergences, split), constraints)
+            if stop is not None:
+                break
+        runs.close()
+        return Validation(outputs=outputs, divergences=divergences, stop=stop)
+
+    def _values(
+        self, constraints: Sequence[Constraint], outputs: Columns, divergences: Floats, split: Split
+    ) -> dict[str, Floats]:
+        """Return the values per item that constraints are about."""
+        values = {}
+        for constraint in constraints:
+            if constraint.kind == "drop":
+                labels = (self._samples.labels(split) or [])[: len(divergences)]
+                scores = self._metrics[int(constraint.name)].per_item(outputs, labels)
+                if scores is None:
+                    raise DataError(f"metric {self._metrics[int(constraint.name)].name!r} gave scores per item before, now none")
+                values[constraint.name] = scores
+            else:
+                values[constraint.name] = divergences
+        return values
+
+    def _empty(self) -> Columns:
+        return {name: [] for name in self._output_names}
+
+    def _quickened(
+        self,
+        compiled: runtime.CompiledModel,
+        recompile: Callable[[], runtime.CompiledModel] | None,
+        items: Sequence[Item],
+        outputs: Columns,
+        what: str,
+    ) -> Generator[None]:
+        """Run items as `_run` does, and change to a model compiled for throughput where that pays and changes nothing."""
+        n_first = min(racing.blocks(len(items))[0], len(items))
+        start = time.perf_counter()
+        yield from self._run(compiled, items[:n_first], outputs, what)
+        expected_s = (time.perf_counter() - start) / max(n_first, 1) * (len(items) - n_first)
+        chosen = compiled
+        if recompile is not None and expected_s > _WORTH * compiled.compile_s:
+            quick = recompile()
+            checked: Columns = self._empty()
+            for _ in self._run(quick, items[: min(_N_CHECKED, n_first)], checked, what):
+                pass
+            if all(
+                np.array_equal(mine, theirs)
+                for name in checked
+                for mine, theirs in zip(checked[name], outputs[name], strict=False)
+            ):
+                chosen = quick
+        yield from self._run(chosen, items[n_first:], outputs, what)
+
+    def _run(self, compiled: runtime.CompiledModel, items: Sequence[Item], outputs: Columns, what: str) -> Iterator[None]:
+        """Append the outputs of one item after the other."""
+        for item, results in zip(items, compiled.infer_many(map(self._samples.sample, items)), strict=True):
+            for name, array in zip(self._output_names, results.values(), strict=True):
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise ModelError(f"{what}output {name!r} holds NaN or infinity on {self._samples.name_of(item)}")
+                outputs[name].append(array)
+            yield
+
+    def score(self, outputs: Columns, split: Split) -> tuple[tuple[float, ...], tuple[Floats | None, ...]]:
+        """Return the value of each metric on the first items and, where it is a mean over items, the score of each."""
+        n_items = len(next(iter(outputs.values())))
+        labels = (self._samples.labels(split) or [])[:n_items]
+        items = tuple(metric.per_item(outputs, labels) for metric in self._metrics)
+        values = tuple(
+            metric.value(outputs, labels) if scores is None else float(scores.mean())
+            for metric, scores in zip(self._metrics, items, strict=True)
+        )
+        return values, items
+
+    def results(self, outputs: Columns, reference: Reference, split: Split, *, has_intervals: bool) -> tuple[MetricResult, ...]:
+        """Return the metrics of a model beside the reference's on the same items.
+
+        Args:
+            outputs: of the first items of the split.
+            reference: of that split.
+            split: the items.
+            has_intervals: compute those that need resampling, too.
+        """
+        n_items = len(next(iter(outputs.values())))
+        is_whole = n_items == len(self._samples.items(split))
+        values, items = self.score(outputs, split)
+        firsts = {name: column[:n_items] for name, column in reference.outputs.items()}
+        reference_values = reference.values if is_whole else self.score(firsts, split)[0]
+        found = []
+        for index, metric in enumerate(self._metrics):
+            sign = 1.0 if metric.direction == "maximize" else -1.0
+            mine, theirs = items[index], reference.items[index]
+            drop = sign * (reference_values[index] - values[index])
+            interval: Interval | None = None
+            if mine is not None and theirs is not None:
+                better, worse = (theirs[:n_items], mine) if sign > 0 else (mine, theirs[:n_items])
+                interval = intervals.paired_drop(better, worse)
+            elif has_intervals:
+                interval = self._resampled_drop(metric, sign, outputs, firsts, split)
+            shown = interval or Interval(value=drop, low=drop, high=drop)
+            found.append(MetricResult(name=metric.name, value=values[index], drop=shown, has_interval=interval is not None))
+        return tuple(found)
+
+    def _resampled_drop(self, metric: Metric, sign: float, outputs: Columns, theirs: Columns, split: Split) -> Interval | None:
+        labels = self._samples.labels(split) or []
+
+        def drop(picks: Sequence[int]) -> float:
+            chosen = [labels[i] for i in picks]
+            try:
+                value = metric.value(_pick(outputs, picks), chosen)
+                return sign * (metric.value(_pick(theirs, picks), chosen) - value)
+            except DataError as error:  # e.g. a resample without one of the classes
+                raise ValueError(str(error)) from error
+
+        return intervals.bootstrap(lambda picks: drop(picks.tolist()), len(labels), _FUNCTION_RESAMPLES)
+
+
+def _pick(outputs: Columns, picks: Sequence[int]) -> Columns:
+    return {name: [arrays[i] for i in picks] for name, arrays in outputs.items()}

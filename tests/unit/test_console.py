@@ -1,0 +1,34 @@
+"""What people are told of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fakes.records import evaluation, latency
+
+from ovquant.console import caption
+from ovquant.records import Latency
+from ovquant.verdict import Row
+
+
+def row(name: str, measured: Latency, trial: int | None = None) -> Row:
+    return Row(name=name, description="", trial=trial, evaluation=evaluation(), latency=measured)
+
+
+def test_caption_of_visits_in_a_row_says_how_long_they_took_and_that_they_show_no_more():
+    told = caption([row("baseline", dataclasses.replace(latency(1.0), visited_s=(0.0, 0.84)))], "CPU", [])
+    assert "median of 12 bursts of each model, in turns over 0.84 s, on CPU, 2 threads" in told
+    assert told.endswith("that of the speed-up is for these 0.84 s, a machine drifts more over minutes.")
+
+
+def test_caption_of_spread_visits_says_what_the_interval_allows_for():
+    told = caption([row("baseline", dataclasses.replace(latency(1.0), visited_s=(0.0, 120.2), is_spread=True))], "CPU", ["Note."])
+    assert "in turns over 120 s" in told
+    assert told.endswith("allows for what the machine did in these 120 s, slower drift stays unseen. Note.")
+
+
+def test_caption_names_the_rows_whose_speed_was_not_steady_and_why():
+    unstable = dataclasses.replace(latency(0.5), unstable="other processes took 25 % of the CPU time")
+    told = caption([row("baseline", latency(1.0)), row("winner", unstable, 3), row("finalist", unstable, 5)], "CPU", [])
+    assert "Unstable speed-up of winner (trial 3), finalist (trial 5): other processes took 25 % of the CPU time." in told
+    assert told.count("Unstable") == 1
