@@ -100,10 +100,11 @@ class Builder:
         """Let the thread finish what it is at, and begin nothing new."""
         with self._state:
             self._n_pauses += 1
+        self._busy.acquire()
         try:
-            with self._busy:
-                yield
+            yield
         finally:
+            self._busy.release()
             with self._state:
                 self._n_pauses -= 1
                 self._state.notify_all()

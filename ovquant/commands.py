@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ovquant.configfile import load
 from ovquant.console import Console
 from ovquant.datasets.readers import open_source
 from ovquant.devices import resolve_device
+from ovquant.economy import economy
 from ovquant.environment import versions
 from ovquant.errors import (
     AllCandidatesFailedError,
@@ -184,7 +186,9 @@ def _decide(session: Session, study: Study, executor: Executor, reason: StopReas
         finalists = selection.finalists(candidates, rules)
     if not finalists:
         _refuse(session, rules, trials, candidates, reason)
-    console.info(f"Timing {len(finalists)} finalists together, then measuring them on the holdout ...")
+    spread = session.target.measurement.verdict.spread
+    over = f", over {spread:g} s" if spread else ""
+    console.info(f"Timing {len(finalists)} finalists together{over}, then measuring them on the holdout ...")
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
     return verdict.decide(session.bench, executor, session.rules, finalists, default, session.workbench.own_precision)
 
@@ -229,12 +233,14 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
     output = Path(session.job.output)
     trial = study.trial(decision.winner)
     n_openings = study.open_holdout()
+    saved = economy(study.trials())
     result: dict[str, Any] = {
         "stop_reason": reason,
         "verdict": verdict.to_json(decision),
         "n_trials": len(study.trials()),
         "n_failures": sum(isinstance(t.outcome, Failure) for t in study.trials()),
         "n_holdout_openings": n_openings,
+        "economy": dataclasses.asdict(saved),
         "notes": [*session.space.notes, *session.device.notes],
         "output": str(output),
     }
@@ -249,6 +255,11 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
     console.verdict(decision, shown.caption(decision.rows, device, notes))
     failures = result["n_failures"]
     console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / _CSV}")
+    console.info(saved.words())
+    if session.workbench.sharing_fault is not None:
+        console.warn(
+            f"candidates were quantized one by one, as statistics could not be shared: {session.workbench.sharing_fault}"
+        )
     console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
     return result
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from ovquant.records import Evaluation, Failure
+from ovquant.records import Evaluation, Failure, Trial
 from ovquant.search import Progress
 from ovquant.verdict import Row, Verdict
 
@@ -131,9 +131,16 @@ def trial_line(progress: Progress) -> str:
     if isinstance(trial.outcome, Failure):
         return f"{head}  FAILED at {trial.outcome.stage}: {trial.outcome.message}"
     mark = "best" if progress.best is not None and progress.best.number == trial.number else ""
-    fit = "" if trial.role == "baseline" else ("feasible" if trial.is_feasible else "infeasible")
+    fit = "" if trial.role == "baseline" else _standing(trial)
     what = "" if trial.strategy is None else f"  {trial.strategy.describe()}"
     return f"{head}  {measured(trial.outcome)}  {fit:10s} {mark:4s}{what}".rstrip()
+
+
+def _standing(trial: Trial) -> str:
+    raced = trial.evaluation.raced
+    if raced is not None:
+        return {"limit": "stopped", "dominated": "dominated", "screened": "screened"}[raced.reason]
+    return "feasible" if trial.is_feasible else "infeasible"
 
 
 def measured(evaluation: Evaluation) -> str:
@@ -143,6 +150,8 @@ def measured(evaluation: Evaluation) -> str:
     if evaluation.latency is not None:
         parts.append(f"{evaluation.latency.median_ms:.3f} ms")
         parts.append(f"{evaluation.latency.speedup.value:.2f}x")
+    if evaluation.raced is not None:
+        parts.append(f"[{evaluation.n_items} of {evaluation.raced.n_items} items]")
     return "  ".join(parts)
 
 

@@ -23,6 +23,7 @@ from ovquant.targets import to_yaml
 
 MANIFEST_VERSION = 1
 _PARTIAL = ".partial"
+_SHORT = 12  # digits of a key that tell it from others
 
 
 def file_sha256(path: Path) -> str:
@@ -100,7 +101,7 @@ _STRATEGY_COLUMNS = [field.name for field in dataclasses.fields(Strategy)]
 _COLUMNS = [
     "trial", "role", "generation", "parents", "code", "bits", "digest", "feasible", "violation", "fitness", "divergence",
     "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "speedup", "size_bytes", "fake_quantizes",
-    "seconds", "failure",
+    "seconds", "items", "stopped", "same_as", "structure", "failure",
 ]  # fmt: skip
 
 
@@ -151,7 +152,13 @@ def _csv_row(trial: Trial, space: SearchSpace | None) -> dict[str, Any]:
         size_bytes=evaluation.size_bytes,
         fake_quantizes=evaluation.n_fake_quantize,
         seconds=round(sum(evaluation.seconds.values()), 3),
+        items=evaluation.n_items,
+        structure=(evaluation.structure or "")[:_SHORT],
+        same_as=evaluation.same_as,
     )
+    if evaluation.raced is not None:
+        raced = evaluation.raced
+        row["stopped"] = f"{raced.reason}: {raced.name} {raced.bound:.4g} > {raced.limit:.4g}"
     if evaluation.latency is not None:
         ratio = evaluation.latency.ratio
         row.update(

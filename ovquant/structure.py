@@ -15,7 +15,6 @@ one measurement, a key too few gives a wrong latency.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import math
@@ -32,9 +31,22 @@ if TYPE_CHECKING:
 
 _RULES = 1  # part of every key: to be raised when what goes into keys changes, so that stored ones are not matched any more
 
-# Of a runtime node: names and where it stands in one of several orders, and how long it took.
+# Of a runtime node: how long it took, which of several possible orders it stands in, and names.
 _RUNTIME_ACCIDENTS = frozenset({"execOrder", "execTimeMcs", "originalLayersNames"})
-_PROPERTY_ACCIDENTS = frozenset({"SUPPORTED_PROPERTIES", "NETWORK_NAME", "LOG_LEVEL", "LOADED_FROM_CACHE", "MODEL_PTR"})
+# Of a compiled model: names, places of files, and what only concerns how it was loaded.
+_PROPERTY_ACCIDENTS = frozenset(
+    {
+        "CACHE_DIR",
+        "CACHE_MODE",
+        "LOADED_FROM_CACHE",
+        "LOG_LEVEL",
+        "MODEL_PTR",
+        "NETWORK_NAME",
+        "SUPPORTED_PROPERTIES",
+        "WEIGHTS_PATH",
+    }
+)
+_SPARSITY = "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"  # below 1, how many weights are zero chooses kernels
 _GENERATED_NAME = re.compile(r"([A-Za-z][A-Za-z0-9]*)(?:_\d+)+")
 
 _FLOAT_TYPES = frozenset({"f64", "f32", "f16", "bf16"})
@@ -117,7 +129,7 @@ def structure_key(
     does not matter.
 
     Where the device's plugin has no runtime graph to show, or has not chosen kernels yet, every constant goes in bit for
-    bit: only equal models share such a key.
+    bit, so that only equal models share such a key.
 
     Args:
         model: what was compiled.
@@ -128,7 +140,7 @@ def structure_key(
         properties: compile properties that were asked for. Those which `compiled` can tell are read from it instead,
             so that a default and the same value in words are the same.
         input_shapes: input name -> shape of the timed sample. Needed with dynamic shapes where there is no runtime
-            graph; otherwise they must only be given always or never.
+            graph. Elsewhere the shapes are in the graph; they count all the same, so give them always or never.
 
     Returns:
         SHA-256, 64 hexadecimal digits.
@@ -139,10 +151,11 @@ def structure_key(
     graph, running = _Graph.of(model.get_ordered_ops()), _running(compiled)
     if running is None and input_shapes is None and any(port.get_partial_shape().is_dynamic for port in model.inputs):
         raise ValueError("dynamic shapes, and the device shows no kernels for them: the key needs the input shapes")
-    is_exact = running is None or not _has_readable_ranges(graph)
+    in_force = _properties(compiled, properties)
+    is_exact = running is None or not _has_readable_ranges(graph) or in_force.get(_SPARSITY, "1.0") != "1.0"
     source = _digests(_source_contents(graph, is_exact=is_exact), graph.sources)
     key = hashlib.sha256(repr((_RULES, device, is_exact)).encode())
-    key.update(repr(_properties(compiled, properties)).encode())
+    key.update(repr(sorted(in_force.items())).encode())
     key.update(repr({name: [int(dim) for dim in shape] for name, shape in sorted((input_shapes or {}).items())}).encode())
     key.update(b"".join(sorted(source)))
     if running is not None:
@@ -249,19 +262,19 @@ def _origin(name: str, origins: Mapping[str, tuple[str, bytes]]) -> str:
     return digest.hex() if is_sure else kind
 
 
-def _properties(compiled: ov.CompiledModel, asked: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the compile properties in force, by name; those asked for where the device does not tell."""
+def _properties(compiled: ov.CompiledModel, asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return the compile properties in force; those asked for where the device does not tell."""
     try:
         names = set(compiled.get_property("SUPPORTED_PROPERTIES"))
     except RuntimeError:
         names = set()
-    found = {name: _in_words(value) for name, value in asked.items()}
+    found = {name: _in_words(value) for name, value in asked.items() if name not in _PROPERTY_ACCIDENTS}
     for name in names - _PROPERTY_ACCIDENTS:
         try:
             found[name] = _in_words(compiled.get_property(name))
         except (RuntimeError, TypeError):  # listed, yet not to be read, or of a type unknown to Python
             found.setdefault(name, "unknown")
-    return sorted(found.items())
+    return found
 
 
 def _in_words(value: Any) -> str:
@@ -453,33 +466,40 @@ class _Sets:
 
 
 def _doubtful(graph: _Graph, found: Mapping[int, _Quantizer]) -> set[int]:
-    """Return the FakeQuantize operations that rescale to the step that they are fed with, or meet another of their step.
+    """Return the FakeQuantize operations of which one is fed with the step of another, or which meet and have one step.
 
     Plugins multiply by the ratio of two steps, unless it is 1 in float32, which for equal steps is a matter of rounding.
     Being fused, the runtime graph does not show it. Steps count where no weights lie in between, as those have scales too.
     """
-    kinds, sources = graph.kinds, graph.sources
-    regions = _Sets(len(kinds))  # of tensors that are neither quantized nor weighted in between
-    for index, kind in enumerate(kinds):
-        if kind not in _WEIGHTED_TYPES and index not in found:
-            for source, _ in sources[index]:
-                if kinds[source] != "Constant":
-                    regions.join(index, source)
+    regions = _regions(graph, found)
     steps = {index: quantizer.step() for index, quantizer in found.items()}
-    feeding = collections.Counter((regions.find(index), step) for index, step in steps.items())
-    doubtful = set()
+    feeding: dict[tuple[int, str], set[int]] = {}
     for index, step in steps.items():
-        region = regions.find(sources[index][0][0])
-        does_feed_itself = region == regions.find(index)  # past it there is another way to where it goes
-        if feeding[region, step] > does_feed_itself:
-            doubtful.add(index)
+        feeding.setdefault((regions.find(index), step), set()).add(index)
+    doubtful: set[int] = set()
+    for index, step in steps.items():
+        # It may be among those that feed its region, where another way leads past it.
+        others = feeding.get((regions.find(graph.sources[index][0][0]), step), set()) - {index}
+        if others:
+            doubtful |= others | {index}
     carried = _carried(graph, found)
-    for index, kind in enumerate(kinds):
+    for index, kind in enumerate(graph.kinds):
         if kind not in _WEIGHTED_TYPES | _RANGE_KEEPING_TYPES and index not in found:
-            met = {carried[source] for source, _ in sources[index] if source in carried}
+            met = {carried[source] for source, _ in graph.sources[index] if source in carried}
             if len({steps[one] for one in met}) < len(met):
                 doubtful |= met
     return doubtful
+
+
+def _regions(graph: _Graph, found: Mapping[int, _Quantizer]) -> _Sets:
+    """Return sets of operations between whose results nothing is quantized or weighted."""
+    regions = _Sets(len(graph.kinds))
+    for index, kind in enumerate(graph.kinds):
+        if kind not in _WEIGHTED_TYPES and index not in found:
+            for source, _ in graph.sources[index]:
+                if graph.kinds[source] != "Constant":
+                    regions.join(index, source)
+    return regions
 
 
 def _carried(graph: _Graph, found: Mapping[int, _Quantizer]) -> dict[int, int]:

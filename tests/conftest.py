@@ -15,17 +15,18 @@ import small
 import yaml
 from typer.testing import CliRunner, Result
 
-from ovquant import targets
+from ovquant import latency, targets
 from ovquant.cli import app
 
 Run = Callable[..., Result]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let searches and comparisons of all tests, in other processes too, take their final timing at one stretch.
+    """Let the final timing of all searches and comparisons go on without rests, in other processes by profiles of their own.
 
-    What the shipped profiles spread over minutes is tested with a clock that does not wait.
+    That it is spread over minutes is tested on a scripted clock.
     """
+    latency.SystemClock.sleep = lambda self, seconds: None  # type: ignore[method-assign]
     folder = Path(tempfile.mkdtemp(prefix="ovquant-targets-"))
     config.add_cleanup(lambda: shutil.rmtree(folder))
     for name in targets.shipped_names():

@@ -71,6 +71,7 @@ class Samples:
         else:
             every = _shuffled("main", self._sources["main"], seed)[: spec.max_items]
             self.split = Split(calibration=(), validation=tuple(every), holdout=())
+        self._labels: dict[SplitName, list[Any] | None] = {}
         self._cache: dict[Item, Sample] = {}
         self._cached_bytes = 0
 
@@ -97,10 +98,12 @@ class Samples:
 
     def labels(self, name: SplitName) -> list[Any] | None:
         """Return the labels of a split, or None if the data has none."""
-        items = self.items(name)
-        if any(self._sources[part].labels is None for part, _ in items):
-            return None
-        return [(self._sources[part].labels or ())[index] for part, index in items]
+        if name not in self._labels:
+            columns = {part: source.labels for part, source in self._sources.items()}
+            items = self.items(name)
+            is_complete = all(columns[part] is not None for part, _ in items)
+            self._labels[name] = [(columns[part] or ())[index] for part, index in items] if is_complete else None
+        return self._labels[name]
 
     def read_all(self) -> None:
         """Read every item once, so that a fault in one is found before any work is done.

@@ -59,17 +59,34 @@ def per_item(
         candidate: likewise, of the same shapes.
         kinds: output name -> how it is read.
         powers: see `powers_of`; None takes them from the items given here.
+
+    Raises:
+        ValueError: the numbers of items differ.
     """
     scales = powers_of(reference, kinds) if powers is None else powers
     columns = []
     for name, kind in kinds.items():
-        pairs = zip(reference[name], candidate[name], strict=True)
+        stacks = _stacked(reference[name], candidate[name])
         if kind == "values":
-            errors = [np.mean(np.square(np.subtract(ref, cand, dtype=np.float64))) for ref, cand in pairs]
-            columns.append(np.asarray(errors) / scales[name])
+            columns.append(np.concatenate([_squared_error(*pair) for pair in stacks]) / scales[name])
         else:
-            columns.append(np.asarray([_relative_entropy(ref, cand, kind) for ref, cand in pairs]))
+            columns.append(np.concatenate([_relative_entropy(*pair, kind) for pair in stacks]))
     return np.asarray(np.mean(columns, axis=0), dtype=np.float64)
+
+
+def _stacked(reference: Sequence[Array], candidate: Sequence[Array]) -> list[tuple[Array, Array]]:
+    """Return both as arrays of shape [n, ...], as few as their shapes allow."""
+    if len(reference) != len(candidate):
+        raise ValueError(f"{len(reference)} items of the reference and {len(candidate)} of the candidate")
+    if len({array.shape for array in (*reference, *candidate)}) == 1:
+        return [(np.stack(reference), np.stack(candidate))]
+    return [(theirs[np.newaxis], mine[np.newaxis]) for theirs, mine in zip(reference, candidate, strict=True)]
+
+
+def _squared_error(reference: Array, candidate: Array) -> NDArray[np.float64]:
+    """Return the mean squared difference of each item, shape [n]."""
+    difference = np.subtract(reference, candidate, dtype=np.float64).reshape(len(reference), -1)
+    return np.asarray(np.mean(np.square(difference), axis=1))
 
 
 def powers_of(reference: Outputs, kinds: Mapping[str, OutputKind]) -> dict[str, float]:
@@ -81,11 +98,12 @@ def powers_of(reference: Outputs, kinds: Mapping[str, OutputKind]) -> dict[str, 
     }
 
 
-def _relative_entropy(reference: Array, candidate: Array, kind: OutputKind) -> float:
-    """Return KL(reference || candidate) = sum p (ln p - ln q) in nats, averaged over positions."""
-    axis = class_axis(reference.ndim)
+def _relative_entropy(reference: Array, candidate: Array, kind: OutputKind) -> NDArray[np.float64]:
+    """Return KL(reference || candidate) = sum p (ln p - ln q) in nats of each item, averaged over positions, shape [n]."""
+    axis = class_axis(reference.ndim - 1) + 1
     log_p, log_q = (_log_probabilities(array, kind, axis) for array in (reference, candidate))
-    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=axis)))
+    entropies = np.sum(np.exp(log_p) * (log_p - log_q), axis=axis)
+    return np.asarray(np.mean(entropies.reshape(len(reference), -1), axis=1))
 
 
 def _log_probabilities(array: Array, kind: OutputKind, axis: int) -> NDArray[np.float64]:

@@ -225,9 +225,9 @@ class SharedQuantizer:
             compute = algorithm._get_bias_shift
 
             def remembered(*, model: Any, input_blob: Any, compute: Any = compute, **rest: Any) -> Any:
-                blob = [(array.dtype.str, array.shape, array.tobytes()) for array in input_blob.values()]
-                outputs = [(value.data.dtype.str, np.asarray(value.data).tobytes()) for value in rest["output_fp"]]
-                key = digest_of(("bias shift", runtime.graph_digest(model), blob, outputs, rest["output_channel_axis"]))
+                arrays = [*input_blob.values(), *(np.asarray(value.data) for value in rest["output_fp"])]
+                content = ("bias shift", runtime.graph_digest(model), rest["output_channel_axis"])
+                key = digest_of(content, *arrays)
                 if key not in self._bias_shifts:
                     kept = self._store.get(key)
                     self._bias_shifts[key] = (

@@ -269,9 +269,13 @@ def _source(stage: Stage, point: Any) -> tuple[Any, int]:
     return stage.nodes[value.get_node().get_friendly_name()], value.get_index()
 
 
-def digest_of(content: Any) -> str:
-    """Return the SHA-256 of plain values."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+def digest_of(content: Any, *arrays: Array) -> str:
+    """Return the SHA-256 of plain values, and of arrays bit for bit."""
+    digest = hashlib.sha256(repr(content).encode())
+    for array in arrays:
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _description(part: Any, leave_out: str = "") -> tuple[Any, ...]:
@@ -281,13 +285,7 @@ def _description(part: Any, leave_out: str = "") -> tuple[Any, ...]:
 
 
 def _digest_samples(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        for name in sorted(sample):
-            array = np.ascontiguousarray(sample[name])
-            digest.update(repr((name, array.dtype.str, array.shape)).encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return digest_of([digest_of(sorted(sample), *(sample[name] for name in sorted(sample))) for sample in samples])
 
 
 def _recorded(values: Any, n_samples: int) -> list[Array]:

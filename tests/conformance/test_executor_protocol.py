@@ -17,9 +17,10 @@ from ovquant.job import DataSpec, MetricSpec
 from ovquant.protocols import Executor
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, Subject, outcome_from_json, outcome_to_json
 from ovquant.strategy import ScopeSelector, Strategy
-from ovquant.targets import Target
+from ovquant.targets import Measurement, MeasurementPlan, Target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
+SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
 GOOD = Strategy(subset_size=10)
 BAD = Strategy(subset_size=10, ignored_scope=ScopeSelector(patterns=(".*",)))
 
@@ -52,7 +53,7 @@ class SpawnedExecutor:
 def bench(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> BenchSpec:
     return BenchSpec(
         model=str(conv_case[0]),
-        target=Target(version=1, name="t", device="CPU"),
+        target=Target(version=1, name="t", device="CPU", measurement=Measurement(ranking=SHORT, verdict=SHORT)),
         device="CPU",
         data=DataSpec(path=str(conv_case[1])),
         seed=0,

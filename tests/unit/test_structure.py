@@ -205,6 +205,11 @@ def test_for_a_default_and_the_same_in_words(base: ov.Model, base_key: str):
     assert key(base, INFERENCE_NUM_THREADS=n_threads) == base_key
 
 
+def test_wherever_compiled_models_are_kept(base: ov.Model, base_key: str, tmp_path: Path):
+    assert key(base, CACHE_DIR=str(tmp_path)) == base_key
+    assert key(base, CACHE_DIR=str(tmp_path)) == base_key  # this time loaded from there
+
+
 # Another key
 
 
@@ -242,6 +247,11 @@ def test_differs_for_other_properties_and_another_device(base: ov.Model, base_ke
     others += [structure_key(base, compiled, device="CPU of another machine")]
     others += [structure_key(base, compiled, device="CPU", properties={"OF_A_PLUGIN_THAT_DOES_NOT_TELL": "1"})]
     assert len({base_key, *others}) == len(others) + 1
+
+
+def test_differs_for_any_weight_where_sparse_ones_have_kernels_of_their_own():
+    keys = [key(compressed(scale=16, zero_point=None, seed=seed), **{structure._SPARSITY: 0.5}) for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def activated(function: Callable[..., ov.Node], stride: int = 1, exponent: float = 2.0) -> ov.Model:
@@ -292,6 +302,7 @@ BY_CHANNEL = np.arange(1, 9, dtype=np.float32).reshape(1, 8, 1, 1)
         pytest.param((-1.28, 1.27), (-5.12, 5.08), id="symmetric"),
         pytest.param((-0.3, 2.25), (-3.3, 4.92), id="asymmetric"),
         pytest.param((-1.28 * BY_CHANNEL, 1.27 * BY_CHANNEL), (-1.28 / BY_CHANNEL, 1.27 / BY_CHANNEL), id="by channel"),
+        pytest.param((-1.1 / BY_CHANNEL, BY_CHANNEL), (-0.1 * BY_CHANNEL, 13 / BY_CHANNEL), id="zero points by channel"),
     ],
 )
 def test_is_the_same_for_ranges_of_a_class(one: tuple[Any, Any], other: tuple[Any, Any]):
@@ -309,6 +320,8 @@ def test_differs_for_ranges_of_other_classes():
         (0 * BY_CHANNEL, BY_CHANNEL),
         (0 * BY_CHANNEL, 0 * BY_CHANNEL + 1),
         (-1.28 * BY_CHANNEL, 1.27 * BY_CHANNEL),
+        (-1.02 * BY_CHANNEL, 1.53 * BY_CHANNEL),
+        (-1.1 / BY_CHANNEL, BY_CHANNEL),
     ]
     assert len({key(one_convolution(*range_)) for range_ in ranges}) == len(ranges)
 
