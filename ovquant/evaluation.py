@@ -46,6 +46,7 @@ from ovquant.validation import Columns, Reference, Validator
 # Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
 # would break a limit, it is not run.
 _RESCUE = 4.0
+_COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of the float model's files
 
 
 @dataclasses.dataclass(slots=True)
@@ -204,6 +205,9 @@ class Workbench:
         """
         if not tasks:
             return []
+        n_at_once = max(1, _COMPILED_BYTES // max(1, runtime.size_bytes(Path(self.spec.model))))
+        if len(tasks) > n_at_once:
+            return [*self.evaluate_all(tasks[:n_at_once]), *self.evaluate_all(tasks[n_at_once:])]
         for split in dict.fromkeys(task.split for task in tasks):
             self.reference(split)
         hopeless = self._screen(tasks)

@@ -175,8 +175,8 @@ class Study:
     def n_missing(self) -> int:
         """Return how many members the current generation lacks."""
         size = self.population_size
-        generations = [trial.generation for trial in self.trials() if not isinstance(trial.outcome, Failure)]
-        members = [generation for generation in generations if generation is not None]
+        evaluated = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        members = [generation for generation in map(generation_of, evaluated) if generation is not None]
         return size - members.count(max(members, default=0)) % size
 
     def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
@@ -196,7 +196,7 @@ class Study:
         attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
         with _storage_faults():
             self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
-        return self.trials()[-1]
+        return _trial(self._study.get_trials(deepcopy=False)[-1])
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
         return {
@@ -216,10 +216,10 @@ class Study:
         Raises:
             KeyError: no such trial.
         """
-        for trial in self.trials():
-            if trial.number == number:
-                return trial
-        raise KeyError(number)
+        every = self._study.get_trials(deepcopy=False)  # by number
+        if number not in range(len(every)) or not every[number].state.is_finished() or is_abandoned(every[number]):
+            raise KeyError(number)
+        return _trial(every[number])
 
 
 def _settled(study: optuna.Study) -> list[Trial]:

@@ -136,7 +136,7 @@ def test_outputs_are_averaged_per_item():
 
 
 def test_different_numbers_of_items_are_an_error():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 items of the reference and 1 of the candidate"):
         per_item({"out": [np.ones((1, 2))] * 2}, {"out": [np.ones((1, 2))]}, {"out": "values"})
 
 
