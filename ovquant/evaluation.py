@@ -40,7 +40,7 @@ from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.structure import structure_key
 from ovquant.targets import MeasurementPlan
-from ovquant.tasks import BenchSpec, ComparisonTask, Task, best_rival, screening
+from ovquant.tasks import BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
 from ovquant.validation import Columns, Reference, Validator
 
 # Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
@@ -214,8 +214,12 @@ class Workbench:
         outcomes: dict[int, Outcome] = dict(hopeless)
         candidates = {index: self._ready(task) for index, task in enumerate(tasks) if index not in hopeless}
         self._time_new([candidate for candidate in candidates.values() if candidate.compiled is not None])
+        rivals: list[Rival] = []  # those of this call: the first ones are to be beaten by the next ones
         for index, candidate in candidates.items():
-            outcomes[index] = self._finish(candidate)
+            outcomes[index] = outcome = self._finish(candidate, rivals)
+            race, subject = candidate.task.race, candidate.task.subject
+            if race is not None and isinstance(subject, Strategy) and isinstance(outcome, Evaluation):
+                rivals.extend(filter(None, [rival_of(subject, outcome, race.rules)]))
             candidate.compiled = candidate.model = None  # as large as the model, each
         return [outcomes[index] for index in range(len(tasks))]
 
@@ -315,7 +319,7 @@ class Workbench:
         for candidate in timed:
             candidate.latency = self._latencies[str(candidate.structure)]
 
-    def _finish(self, candidate: _Candidate) -> Outcome:
+    def _finish(self, candidate: _Candidate, rivals: Sequence[Rival]) -> Outcome:
         """Validate a candidate, or take over what is known of an equal model."""
         if candidate.failure is not None:
             return candidate.failure
@@ -326,14 +330,14 @@ class Workbench:
             return dataclasses.replace(known, seconds=candidate.stages.seconds, same_as=same_as)
         outcome: Evaluation | None = None
         with self._faults(candidate):
-            outcome = self._validated(candidate)
+            outcome = self._validated(candidate, rivals)
         if candidate.failure is not None or outcome is None:
             return candidate.failure or Failure(stage="validate", error="RuntimeError", message="no outcome")
         if isinstance(subject, Strategy):
             self._known[candidate.known_as] = (subject.digest, outcome)
         return outcome
 
-    def _validated(self, candidate: _Candidate) -> Evaluation:
+    def _validated(self, candidate: _Candidate, rivals: Sequence[Rival]) -> Evaluation:
         task, model, compiled = candidate.task, candidate.model, candidate.compiled
         if compiled is None:
             raise ValueError("not compiled")
@@ -345,7 +349,7 @@ class Workbench:
                 task.split,
                 reference,
                 self.output_kinds(),
-                self._constraints(candidate, reference),
+                self._constraints(candidate, reference, rivals),
                 f"{candidate.path}: " if isinstance(task.subject, ModelFile) else "",
             )
             metrics = self._validator.results(found.outputs, reference, task.split, has_intervals=task.has_intervals)
@@ -374,7 +378,7 @@ class Workbench:
     def _value_name(self, name: str) -> str:
         return self.metrics[int(name)].name if name.isdecimal() else "divergence"
 
-    def _constraints(self, candidate: _Candidate, reference: Reference) -> list[Constraint]:
+    def _constraints(self, candidate: _Candidate, reference: Reference, rivals: Sequence[Rival]) -> list[Constraint]:
         """Return what a candidate is watched for while it is validated."""
         race = candidate.task.race
         if race is None or candidate.task.split != "validation":
@@ -386,7 +390,7 @@ class Workbench:
                 found.append(Constraint(name=str(index), kind="drop", limit=limit, other=scores, direction=metric.direction))
         if race.rules.max_divergence is not None:
             found.append(Constraint(name="divergence", kind="divergence", limit=race.rules.max_divergence))
-        rival = best_rival(race.rivals, candidate.structure, candidate.latency)
+        rival = best_rival([*race.rivals, *rivals], candidate.latency)
         if rival is not None:
             other = self._divergences.get(rival.digest)
             found.append(Constraint(name="rival", kind="rival", limit=rival.divergence, other=other))

@@ -14,7 +14,7 @@ from ovquant.protocols import Clock, Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.study import Proposal, Study
-from ovquant.tasks import BenchSpec, Race, Rival, Task
+from ovquant.tasks import BenchSpec, Race, Rival, Task, rival_of
 
 StopReason: TypeAlias = Literal["stop_at met", "max_trials reached", "budget used up", "search space exhausted"]
 
@@ -141,19 +141,13 @@ class _Search:
         return Task(bench=self._plan.bench, subject=strategy, race=race)
 
     def _rivals(self) -> tuple[Rival, ...]:
-        """Return the candidates to beat. Where fitness is a single number, divergence and latency do not decide alone."""
-        if not self._rules.is_pareto:
-            return ()
-        return tuple(
-            Rival(
-                digest=trial.strategy.digest,
-                divergence=trial.evaluation.divergence.value,
-                ratio=selection.latency_of(trial).ratio,
-                structure=trial.evaluation.structure,
-            )
-            for trial in selection.feasible(selection.eligible(self._trials))
-            if trial.strategy is not None
-        )
+        """Return the candidates to beat."""
+        found = [
+            rival_of(trial.strategy, trial.outcome, self._rules)
+            for trial in selection.eligible(self._trials)
+            if trial.strategy is not None and isinstance(trial.outcome, Evaluation)
+        ]
+        return tuple(rival for rival in found if rival is not None)
 
     def _add_baseline(self) -> None:
         subject = FloatModel(inference_precision=self._plan.own_precision)

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from ovquant.job import DataSpec, MetricSpec, OutputKind
 from ovquant.objectives import Rules
-from ovquant.records import Interval, Latency, Split, Subject
+from ovquant.records import Evaluation, Latency, Split, Subject
 from ovquant.strategy import Strategy
 from ovquant.targets import Target
-
-# Latencies of different rounds are only rough: a rival counts as faster by more than the machine drifts between them.
-_CERTAINLY = 1.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +47,11 @@ class Rival:
         digest: of its strategy.
         divergence: mean over the validation items.
         ratio: latency over the baseline's.
-        structure: key of its kernels.
     """
 
     digest: str
     divergence: float
-    ratio: Interval
-    structure: str | None
+    ratio: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +103,24 @@ def screening(subject: Subject) -> Subject:
     return subject
 
 
-def best_rival(rivals: Sequence[Rival], structure: str | None, latency: Latency | None) -> Rival | None:
-    """Return the rival of lowest divergence among those that are certainly not slower."""
+def best_rival(rivals: Sequence[Rival], latency: Latency | None) -> Rival | None:
+    """Return the rival of lowest divergence among those that are no slower.
+
+    Point estimates count, as they do where trials are ordered: a candidate that is slower by them and diverges more would
+    never be preferred to the rival.
+    """
     if latency is None:
         return None
-    quick = [
-        rival
-        for rival in rivals
-        if (rival.structure is not None and rival.structure == structure) or rival.ratio.high * _CERTAINLY <= latency.ratio.low
-    ]
+    quick = [rival for rival in rivals if rival.ratio <= latency.ratio.value]
     return min(quick, key=lambda rival: rival.divergence, default=None)
+
+
+def rival_of(strategy: Strategy, evaluation: Evaluation, rules: Rules) -> Rival | None:
+    """Return what a candidate is as a rival; None unless it is feasible, was run on all items, and there are two objectives.
+
+    Where fitness is a single number, divergence and latency do not decide alone.
+    """
+    is_whole = evaluation.raced is None and evaluation.split == "validation"
+    if not rules.is_pareto or not is_whole or evaluation.latency is None or rules.violation(evaluation) > 0:
+        return None
+    return Rival(digest=strategy.digest, divergence=evaluation.divergence.value, ratio=evaluation.latency.ratio.value)

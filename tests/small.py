@@ -101,6 +101,135 @@ def layernorm_model(path: Path) -> Path:
     return _save(path, nodes, inputs, outputs, initializers, opset=13)
 
 
+def biased_conv_model(path: Path) -> Path:
+    """Write the convolutional model with a bias behind each convolution, as exporters fold batch normalization into."""
+    model, rng = onnx.load(str(conv_model(path))), np.random.default_rng(3)
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.input.append(f"{node.name}_bias")
+            model.graph.initializer.append(_normal(rng, node.input[-1], 16))
+    onnx.save(model, str(path))
+    return path
+
+
+def attention_model(path: Path) -> Path:
+    """Write a transformer block on ``tokens`` [1, T, 16], T dynamic: attention with two heads, feed-forward layer, residuals.
+
+    Every linear layer has a bias. Output ``y`` [1, T, 16].
+    """
+    rng = np.random.default_rng(4)
+    initializers = [
+        numpy_helper.from_array(np.array([1, -1, 2, 8]), "heads"),
+        numpy_helper.from_array(np.array([1, -1, 16]), "whole"),
+        numpy_helper.from_array(np.full(1, 8**-0.5, np.float32), "scale"),
+    ]
+
+    def linear(source: str, target: str, n_in: int = 16, n_out: int = 16) -> list[onnx.NodeProto]:
+        initializers.extend([_normal(rng, f"{target}_weight", n_in, n_out, scale=0.3), _normal(rng, f"{target}_bias", n_out)])
+        return [
+            helper.make_node("MatMul", [source, f"{target}_weight"], [f"{target}_product"], target),
+            helper.make_node("Add", [f"{target}_product", f"{target}_bias"], [target], f"{target}_add"),
+        ]
+
+    def normalized(source: str, target: str) -> list[onnx.NodeProto]:
+        initializers.extend([_normal(rng, f"{target}_scale", 16), _normal(rng, f"{target}_shift", 16)])
+        return [helper.make_node("LayerNormalization", [source, f"{target}_scale", f"{target}_shift"], [target], target, axis=-1)]
+
+    def split(source: str, order: list[int]) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Reshape", [source, "heads"], [f"{source}_split"], f"{source}_split"),
+            helper.make_node("Transpose", [f"{source}_split"], [f"{source}_heads"], f"{source}_heads", perm=order),
+        ]
+
+    nodes = [
+        *normalized("tokens", "before"),
+        *linear("before", "query"),
+        *linear("before", "key"),
+        *linear("before", "value"),
+        *split("query", [0, 2, 1, 3]),
+        *split("key", [0, 2, 3, 1]),
+        *split("value", [0, 2, 1, 3]),
+        helper.make_node("MatMul", ["query_heads", "key_heads"], ["scores"], "scores"),
+        helper.make_node("Mul", ["scores", "scale"], ["scaled"], "scaled"),
+        helper.make_node("Softmax", ["scaled"], ["weights"], "weights", axis=-1),
+        helper.make_node("MatMul", ["weights", "value_heads"], ["mixed"], "mixed"),
+        helper.make_node("Transpose", ["mixed"], ["turned"], "turned", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["turned", "whole"], ["joined"], "joined"),
+        *linear("joined", "projected"),
+        helper.make_node("Add", ["projected", "tokens"], ["attended"], "attended"),
+        *normalized("attended", "between"),
+        *linear("between", "wide", 16, 32),
+        helper.make_node("Relu", ["wide"], ["active"], "active"),
+        *linear("active", "narrow", 32, 16),
+        helper.make_node("Add", ["narrow", "attended"], ["y"], "residual"),
+    ]
+    inputs = [helper.make_tensor_value_info("tokens", TensorProto.FLOAT, [1, "T", 16])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "T", 16])]
+    return _save(path, nodes, inputs, outputs, initializers)
+
+
+def recurrent_model(path: Path) -> Path:
+    """Write a bidirectional LSTM and a GRU on ``frames`` [1, 5, 6], joined with a linear layer on ``facts`` [1, 4].
+
+    Outputs ``scores`` [1, 3], which are probabilities, and ``memory`` [1, 8].
+    """
+    rng = np.random.default_rng(5)
+    initializers = [
+        *(_normal(rng, name, 2, *shape, scale=0.5) for name, shape in {"lw": (32, 6), "lr": (32, 8), "lb": (64,)}.items()),
+        *(_normal(rng, name, 1, *shape, scale=0.5) for name, shape in {"gw": (24, 16), "gr": (24, 8), "gb": (48,)}.items()),
+        _normal(rng, "fact_weight", 4, 8),
+        _normal(rng, "fact_bias", 8),
+        _normal(rng, "head_weight", 16, 3),
+        _normal(rng, "head_bias", 3),
+        numpy_helper.from_array(np.array([5, 1, 16]), "both_ways"),
+        numpy_helper.from_array(np.array([1, 8]), "flat"),
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["frames"], ["steps"], "steps", perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["steps", "lw", "lr", "lb"], ["read"], "lstm", hidden_size=8, direction="bidirectional"),
+        helper.make_node("Transpose", ["read"], ["turned"], "turned", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["turned", "both_ways"], ["joined"], "joined"),
+        helper.make_node("GRU", ["joined", "gw", "gr", "gb"], ["", "last"], "gru", hidden_size=8),
+        helper.make_node("Reshape", ["last", "flat"], ["memory"], "flatten"),
+        helper.make_node("MatMul", ["facts", "fact_weight"], ["fact_product"], "fact"),
+        helper.make_node("Add", ["fact_product", "fact_bias"], ["fact"], "fact_add"),
+        helper.make_node("Concat", ["memory", "fact"], ["all"], "join", axis=1),
+        helper.make_node("MatMul", ["all", "head_weight"], ["head_product"], "head"),
+        helper.make_node("Add", ["head_product", "head_bias"], ["raw"], "head_add"),
+        helper.make_node("Softmax", ["raw"], ["scores"], "softmax", axis=1),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("frames", TensorProto.FLOAT, [1, 5, 6]),
+        helper.make_tensor_value_info("facts", TensorProto.FLOAT, [1, 4]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3]),
+        helper.make_tensor_value_info("memory", TensorProto.FLOAT, [1, 8]),
+    ]
+    return _save(path, nodes, inputs, outputs, initializers)
+
+
+def branched_model(path: Path) -> Path:
+    """Write a model in which the sign of the sum of ``x`` [1, 8] decides between two MatMuls; output ``y`` [1, 8]."""
+    rng = np.random.default_rng(6)
+    initializers = [_normal(rng, name, 8, 8) for name in ("positive_weight", "negative_weight", "last_weight")]
+    initializers.append(numpy_helper.from_array(np.float32(0), "zero"))
+
+    def branch(name: str) -> onnx.GraphProto:
+        node = helper.make_node("MatMul", ["x", f"{name}_weight"], [f"{name}_y"], name)
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, [1, 8])])
+
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["is_positive"], "compare"),
+        helper.make_node("If", ["is_positive"], ["h"], "if", then_branch=branch("positive"), else_branch=branch("negative")),
+        helper.make_node("MatMul", ["h", "last_weight"], ["y"], "last"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])]
+    return _save(path, nodes, inputs, outputs, initializers)
+
+
 def images(n_items: int, *, seed: int = 0, side: int = SIDE) -> NDArray[np.uint8]:
     """Return noisy images, uint8 [n_items, side, side, 3], with a bright patch that moves."""
     rng = np.random.default_rng(seed)
@@ -137,6 +266,10 @@ def conv_case(folder: Path, *, n_items: int = 120, seed: int = 0) -> tuple[Path,
     labels = np.where(wrong, (labels + 1) % N_CLASSES, labels)
     np.savez(folder / "data.npz", image=batch, y=labels)
     return model, folder / "data.npz"
+
+
+def _normal(rng: np.random.Generator, name: str, *shape: int, scale: float = 1.0) -> onnx.TensorProto:
+    return numpy_helper.from_array((rng.normal(size=shape) * scale).astype(np.float32), name)
 
 
 def _save(

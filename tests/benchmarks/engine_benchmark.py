@@ -37,7 +37,7 @@ from ovquant.records import Evaluation, strategy_from_json
 from ovquant.scopes import resolve
 from ovquant.strategy import Strategy
 from ovquant.targets import load_target
-from ovquant.tasks import BenchSpec, Race, Rival, Task
+from ovquant.tasks import BenchSpec, Race, Rival, Task, rival_of
 
 STRATEGIES = Path(__file__).with_name("strategies.json")
 GROUP = 10
@@ -133,15 +133,7 @@ class Engine:
         for stage, seconds in outcome.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.structures.add(outcome.structure)
-        if self.rules.violation(outcome) == 0 and outcome.latency is not None:
-            self.rivals.append(
-                Rival(
-                    digest=strategy.digest,
-                    divergence=outcome.divergence.value,
-                    ratio=outcome.latency.ratio,
-                    structure=outcome.structure,
-                )
-            )
+        self.rivals.extend(filter(None, [rival_of(strategy, outcome, self.rules)]))
         is_built = outcome.raced is None or outcome.raced.reason != "screened"
         items = 0 if outcome.same_as is not None else outcome.n_items
         return {
