@@ -17,6 +17,7 @@ _PARTS = {
     "nncf.openvino.graph.node_utils": ("get_number_if_op",),
     "nncf.openvino.quantization.quantize_model": ("compress_quantize_weights_transformation", "dump_parameters"),
     "nncf.openvino.statistics.aggregator": ("OVStatisticsAggregator",),
+    "nncf.openvino.statistics.collectors": ("OVMinReducer",),
     "nncf.quantization.advanced_parameters": ("convert_to_dict_recursively",),
     "nncf.quantization.algorithms.fast_bias_correction.algorithm": ("FastBiasCorrection",),
     "nncf.quantization.algorithms.min_max.algorithm": ("MinMaxQuantization",),

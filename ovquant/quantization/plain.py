@@ -6,8 +6,10 @@ import contextlib
 import functools
 import io
 import logging
+import sys
+import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ovquant.environment import silence_telemetry
 from ovquant.protocols import Sample
@@ -28,11 +30,40 @@ def nncf() -> Any:
     return package
 
 
+class _Sink(io.TextIOBase):
+    """Swallows what one thread writes, and passes on what others do."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.silent: set[int] = set()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() in self.silent else self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+_sink_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep NNCF's progress bars and messages off stdout, which belongs to the caller."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Keep NNCF's progress bars and messages off stdout, which belongs to the caller; other threads go on writing."""
+    with _sink_lock:
+        if not isinstance(sys.stdout, _Sink):
+            sys.stdout = _Sink(sys.stdout)
+        sink = sys.stdout
+        is_outermost = threading.get_ident() not in sink.silent
+        sink.silent.add(threading.get_ident())
+    try:
         yield
+    finally:
+        with _sink_lock:
+            if is_outermost:
+                sink.silent.discard(threading.get_ident())
+            if not sink.silent and sys.stdout is sink:
+                sys.stdout = sink.stream
 
 
 def quantize(model: ov.Model, strategy: Strategy, samples: Sequence[Sample], operations: Sequence[Operation]) -> ov.Model:

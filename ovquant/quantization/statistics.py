@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 # State that an aggregator gathers, as opposed to what it was made with.
 _STATE = frozenset({"_container", "_collected_samples", "_num_samples", "histogram", "min_val", "max_val"})
+_WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
+# Operations that hand values on as they are, or clip or choose among them.
+_SAFE = frozenset(
+    {"Parameter", "Constant", "Result", "Relu", "Clamp", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+    | {"Split", "VariadicSplit", "Slice", "StridedSlice", "Gather", "ShapeOf", "Broadcast", "Pad", "Tile", "ReadValue"}
+)
 _UNKNOWN_DIMENSION = 256  # stands for a dynamic dimension in estimates of memory
 
 
@@ -43,6 +49,7 @@ class Stage:
         digests: of what each operation's outputs depend on, by name.
         nodes: operations by name.
         identity: equal for stages in which all names and digests are equal.
+        sensitive: operations of which it matters to others whether their output is looked at, see `_sensitive`.
     """
 
     model: ov.Model
@@ -50,18 +57,38 @@ class Stage:
     digests: Mapping[str, str]
     nodes: Mapping[str, Any]
     identity: str
+    sensitive: frozenset[str]
 
     @classmethod
     def of(cls, model: ov.Model) -> Stage:
         """Return the stage of a model."""
         digests = runtime.operation_digests(model)
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         return cls(
             model=model,
             graph=internals().build_graph(model),
             digests=digests,
-            nodes={node.get_friendly_name(): node for node in model.get_ordered_ops()},
+            nodes=nodes,
             identity=digest_of(sorted(digests.items())),
+            sensitive=_sensitive(nodes),
         )
+
+    def looked_at(self, container: Any) -> frozenset[str]:
+        """Return the sensitive operations that a container's collectors look at."""
+        names = (_source(self, point.target_point)[0].get_friendly_name() for _, point, _ in container.get_tensor_collectors())
+        return self.sensitive.intersection(names)
+
+    def digests_with(self, looked_at: frozenset[str]) -> Mapping[str, str]:
+        """Return the digests where these sensitive operations are looked at: other ones for them and what depends on them."""
+        if not looked_at:
+            return self.digests
+        found: dict[str, str] = {}
+        for name, node in self.nodes.items():
+            sources = [value.get_node().get_friendly_name() for value in node.input_values()]
+            changed = [found[source] for source in sources if found[source] != self.digests[source]]
+            is_other = name in looked_at or bool(changed)
+            found[name] = digest_of((self.digests[name], name in looked_at, changed)) if is_other else self.digests[name]
+        return found
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -111,26 +138,43 @@ class Collection:
     def fill(self, stage: Stage, container: Any) -> None:
         """Give every collector of a container its statistics; what is missing is collected."""
         self.collect(stage, [container])
+        digests = stage.digests_with(stage.looked_at(container))
         for _, point, collector in container.get_tensor_collectors():
-            values = {name: self._result(branch, collector) for name, branch in self._branches(stage, point, collector).items()}
+            branches = self._branches(stage, digests, point, collector)
+            values = {name: self._result(branch) for name, branch in branches.items()}
             collector.set_cache(collector.create_statistics_container(values))
 
     def collect(self, stage: Stage, containers: Sequence[Any]) -> None:
-        """Collect what containers need and the store lacks: one pass over the samples, several if memory asks for it."""
+        """Collect what containers need and the store lacks.
+
+        One pass over the samples serves all containers that look at the same sensitive operations; it is divided if memory
+        asks for that.
+        """
+        groups: dict[frozenset[str], list[Any]] = {}
+        for container in containers:
+            groups.setdefault(stage.looked_at(container), []).append(container)
+        for looked_at, members in groups.items():
+            self._collect_group(stage, stage.digests_with(looked_at), members)
+
+    def _collect_group(self, stage: Stage, digests: Mapping[str, str], containers: Sequence[Any]) -> None:
         missing: dict[str, _Branch] = {}
+        held: dict[str, _Branch] = {}
         for container in containers:
             for _, point, collector in container.get_tensor_collectors():
-                for branch in self._branches(stage, point, collector).values():
+                for branch in self._branches(stage, digests, point, collector).values():
+                    if branch.source[0].get_friendly_name() in stage.sensitive:
+                        held.setdefault(branch.tensor, branch)
                     known = missing.get(branch.key)
                     if (known is None or known.n_samples < branch.n_samples) and not self._is_known(branch):
                         missing[branch.key] = branch
         for branches in _passes(list(missing.values()), self._memory_bytes):
-            self._pass(stage, branches)
+            looked_at = {branch.tensor for branch in branches}
+            self._pass(stage, branches, [branch for branch in held.values() if branch.tensor not in looked_at])
 
-    def _branches(self, stage: Stage, point: Any, collector: Any) -> dict[str, _Branch]:
+    def _branches(self, stage: Stage, digests: Mapping[str, str], point: Any, collector: Any) -> dict[str, _Branch]:
         """Return the branches of a collector by the name that its statistic has for them."""
         node, port = _source(stage, point.target_point)
-        tensor = f"{stage.digests[node.get_friendly_name()]}:{port}"
+        tensor = f"{digests[node.get_friendly_name()]}:{port}"
         is_constant = node.get_type_name() == "Constant"
         reducers = {hash(reducer): reducer for reducer in collector.reducers}
         found = {}
@@ -164,7 +208,7 @@ class Collection:
         entry = self._store.get(branch.key)
         return entry is not None and _first(entry, branch.n_samples) is not None
 
-    def _result(self, branch: _Branch, collector: Any) -> Any:
+    def _result(self, branch: _Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
         inputs = self._input_values(branch)
         if inputs is not None:
@@ -190,10 +234,15 @@ class Collection:
             return None
         return [internals().Tensor(sample[name]) for sample in first]
 
-    def _pass(self, stage: Stage, branches: Sequence[_Branch]) -> None:
+    def _pass(self, stage: Stage, branches: Sequence[_Branch], held: Sequence[_Branch]) -> None:
+        """Collect branches in one pass, and look at the tensors of held ones, too, so that all come out as in a plain call."""
         parts = internals()
         container = parts.StatisticPointsContainer()
         collectors = []
+        for branch in held:
+            collector = parts.TensorCollector()
+            collector.register_statistic_branch("values", parts.OVMinReducer(inplace=True), parts.NoopAggregator(1))
+            container.add_statistic_point(parts.StatisticPoint(branch.point, collector, f"held {branch.tensor}"))
         for index, (branch, reducer, port) in enumerate(_joined(branches)):
             collector = parts.TensorCollector()
             recorder = branch.aggregator if branch.is_aggregated else parts.NoopAggregator(branch.n_samples)
@@ -258,6 +307,34 @@ def _joined(branches: Sequence[_Branch]) -> list[tuple[_Branch, Any, int]]:
             joint[branch.key] = (reducer, port + branch.port)
             port += len(branch.reducer._quantile)
     return [(branch, *joint.get(branch.key, (branch.reducer, branch.port))) for branch in branches]
+
+
+def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
+    """Return the operations of which it matters, for rounding, whether their output is looked at.
+
+    OpenVINO fuses operations, but not across a tensor that something else reads as well. A convolution with its bias, a
+    residual sum, an activation that clips: these round the same, fused or not. A scale that is folded into weights, or a
+    normalization that becomes one operation, does not. So everything counts as sensitive but what is known not to be.
+    """
+
+    def kinds_of_inputs(node: Any) -> list[str]:
+        return [value.get_node().get_type_name() for value in node.input_values()]
+
+    def is_scaled(node: Any) -> bool:
+        users = [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
+        return any(user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users)
+
+    found = set()
+    for name, node in nodes.items():
+        kind, inputs = node.get_type_name(), kinds_of_inputs(node)
+        is_bias = kind == "Add" and "Constant" in inputs and bool(_WEIGHTED & set(inputs))
+        if kind in _WEIGHTED or is_bias:
+            is_safe = not is_scaled(node)
+        else:
+            is_safe = kind in _SAFE or (kind == "Add" and not {"Constant", "Convert"} & set(inputs))
+        if not is_safe:
+            found.add(name)
+    return frozenset(found)
 
 
 def _source(stage: Stage, point: Any) -> tuple[Any, int]:

@@ -4,7 +4,7 @@
 
 Both evaluate the strategies of ``strategies.json`` that apply to the job's model, in the same order, group by group in turns,
 each in a process of its own. The loop calls `nncf.quantize`, runs all validation items one after the other and times the
-model by ``benchmark_app -hint latency -t 5``. ``--accurate N`` makes the last N of them use accurate bias correction;
+model by ``benchmark_app -hint latency -t 5``. ``--accurate N`` adds N of them once more with accurate bias correction;
 ``--plain`` runs the engine once more without racing and without the reuse of equal models; ``--profile`` repeats some of the
 strategies under a profiler and tells how much of the time is ovquant's own Python code. Let nothing else run meanwhile.
 """
@@ -244,9 +244,8 @@ def chosen(job: Job, n_strategies: int, n_accurate: int) -> list[Strategy]:
     operations = runtime.operations(runtime.read_model(Path(job.model)))
     every = [strategy_from_json(entry) for entry in json.loads(STRATEGIES.read_text())]
     fitting = [s for s in every if s.ignored_scope.is_empty or resolve(s.ignored_scope, operations)][:n_strategies]
-    cut = len(fitting) - n_accurate
-    accurate = [dataclasses.replace(s, fast_bias_correction=False, disable_bias_correction=False) for s in fitting[cut:]]
-    return [*fitting[:cut], *accurate]
+    spread = fitting[:: max(1, len(fitting) // max(1, n_accurate))][:n_accurate]
+    return [*fitting, *(dataclasses.replace(s, fast_bias_correction=False, disable_bias_correction=False) for s in spread)]
 
 
 def main() -> None:
@@ -267,6 +266,8 @@ def main() -> None:
         for start in range(0, len(strategies), GROUP):
             for side in sides:
                 side.run(strategies[start : start + GROUP])
+            ratios = {side.kind: round(sides[0].wall_s / side.wall_s, 2) for side in sides[1:]}
+            print(f"after {len(sides[0].results)}: {ratios}", flush=True)
         for side in sides:
             side.close()
         profiled = None
