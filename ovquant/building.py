@@ -6,7 +6,7 @@ import collections
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Builder:
         self._n_pauses = 0
         self._queue: collections.deque[Strategy] = collections.deque()
         self._futures: dict[str, Future[Path]] = {}
+        self._called: set[str] = set()
         self._unprepared: list[Strategy] = []
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -62,11 +63,15 @@ class Builder:
     def announce(self, strategies: Sequence[Strategy]) -> None:
         """Begin with strategies that will be asked for soon, in that order, in place of what was announced before."""
         with self._state:
-            new = {s.model_digest: s for s in strategies if not self.path(s).exists()}
+            running = {digest: future for digest, future in self._futures.items() if future.running()}
+            for digest, future in self._futures.items():
+                if digest not in running:
+                    future.cancel()  # who waits for it builds by itself
+            wanted = () if self._is_closed else strategies
+            new = {s.model_digest: s for s in wanted if s.model_digest not in running and not self.path(s).exists()}
             self._queue = collections.deque(new.values())
             self._unprepared = list(new.values())
-            self._futures = {digest: future for digest, future in self._futures.items() if future.running()}
-            self._futures.update({digest: Future() for digest in new if digest not in self._futures})
+            self._futures = running | {digest: Future() for digest in new}
             if new and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="ovquant-builder", daemon=True)
                 self._thread.start()
@@ -83,17 +88,33 @@ class Builder:
             ModelError: nothing was quantized.
             Exception: whatever NNCF raises.
         """
-        with self._state:
-            future = self._futures.get(strategy.model_digest)
+        future = self._called_for(strategy)
         if future is not None:
             try:
                 future.result()
+            except CancelledError:
+                pass
             finally:
                 with self._state:
-                    self._futures.pop(strategy.model_digest, None)
+                    if self._futures.get(strategy.model_digest) is future:
+                        del self._futures[strategy.model_digest]
+                    self._called.discard(strategy.model_digest)
                     self._state.notify_all()
         with self.paused():
             return self._make(strategy)
+
+    def _called_for(self, strategy: Strategy) -> Future[Path] | None:
+        """Return the future of an announced strategy, which is made next if it is still in the queue."""
+        digest = strategy.model_digest
+        with self._state:
+            future = self._futures.get(digest)
+            queued = next((s for s in self._queue if s.model_digest == digest), None)
+            if queued is not None:
+                self._queue.remove(queued)
+                self._queue.appendleft(queued)
+                self._called.add(digest)
+                self._state.notify_all()
+        return future
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -119,8 +140,12 @@ class Builder:
             self._busy.release()
 
     def _is_due(self) -> bool:
+        if self._is_closed:
+            return True
+        if not self._queue or self._n_pauses:
+            return False
         n_ahead = sum(future.done() for future in self._futures.values())
-        return self._is_closed or (bool(self._queue) and self._n_pauses == 0 and n_ahead < _MAX_AHEAD)
+        return n_ahead < _MAX_AHEAD or self._queue[0].model_digest in self._called
 
     def _work(self) -> None:
         while True:
@@ -131,8 +156,6 @@ class Builder:
                 unprepared, self._unprepared = self._unprepared, []
                 strategy = self._queue.popleft()
                 future = self._futures[strategy.model_digest]
-                if future.running():  # announced a second time while it was made
-                    continue
                 future.set_running_or_notify_cancel()
                 self._busy.acquire()
             try:
@@ -142,6 +165,8 @@ class Builder:
                 future.set_exception(error)
             finally:
                 self._busy.release()
+                with self._state:
+                    self._state.notify_all()
 
     def _make(self, strategy: Strategy) -> Path:
         path = self.path(strategy)

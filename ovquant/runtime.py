@@ -233,13 +233,24 @@ def _content(node: Any) -> tuple[Any, ...]:
     """Return what an operation is, apart from its inputs: type, outputs, attributes, and the bodies of a loop or a branch."""
     outputs = [(str(out.get_element_type()), str(out.get_partial_shape())) for out in node.outputs()]
     attributes = {key: str(value) for key, value in sorted(node.get_attributes().items()) if "variable" not in key}
-    return (node.get_type_name(), outputs, attributes, [graph_digest(body) for body in _bodies(node)])
+    return (node.get_type_name(), outputs, attributes, [graph_digest(body) for body in _bodies(node)], _ports_of_bodies(node))
 
 
 def _bodies(node: Any) -> list[Any]:
     if node.get_type_name() == "If":
         return [node.get_function(0), node.get_function(1)]
     return [node.get_function()] if node.get_type_name() in {"Loop", "TensorIterator"} else []
+
+
+def _ports_of_bodies(node: Any) -> list[list[tuple[str, str]]]:
+    """Return how the inputs and outputs of a loop are those of its body: whole, or slice by slice, and in which direction."""
+    if node.get_type_name() not in {"Loop", "TensorIterator"}:
+        return []
+    found = []
+    for port in (*node.get_input_descriptions(), *node.get_output_descriptions()):
+        names = [name for name in dir(port) if not name.startswith("_") and not callable(getattr(port, name))]
+        found.append([(type(port).__name__, ""), *((name, str(getattr(port, name))) for name in names)])
+    return found
 
 
 def _constant_bytes(node: Any) -> memoryview:

@@ -100,7 +100,7 @@ class MeasurementPlan(FileModel):
     discard: Annotated[int, Field(ge=0, le=1_000)] = 5
     seconds: Annotated[float, Field(gt=0, le=3_600)] = 1.0
     spread: Annotated[float, Field(ge=0, le=86_400)] = 0.0
-    tolerance: Annotated[float, Field(gt=0, le=10)] = 0.03
+    tolerance: Annotated[float, Field(gt=0, le=10)] = 0.05
 
     @model_validator(mode="after")
     def _check_plan(self) -> MeasurementPlan:

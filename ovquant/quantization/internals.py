@@ -10,24 +10,27 @@ from ovquant.quantization import plain
 
 _SERIES = "3.4."
 _PARTS = {
-    "nncf.common.factory": ("build_graph",),
+    "nncf.common.factory": ("EngineFactory", "build_graph"),
     "nncf.common.tensor_statistics.collectors": ("AggregatorBase", "NoopAggregator", "TensorCollector"),
+    "nncf.common.tensor_statistics.statistical_functions": ("mean_per_channel",),
     "nncf.common.tensor_statistics.statistic_point": ("StatisticPoint", "StatisticPointsContainer"),
     "nncf.openvino.graph.model_utils": ("remove_friendly_name_duplicates",),
     "nncf.openvino.graph.node_utils": ("get_number_if_op",),
     "nncf.openvino.quantization.quantize_model": ("compress_quantize_weights_transformation", "dump_parameters"),
     "nncf.openvino.statistics.aggregator": ("OVStatisticsAggregator",),
-    "nncf.openvino.statistics.collectors": ("OVMinReducer",),
+    "nncf.openvino.statistics.collectors": ("OVMinReducer", "OVQuantileReducer"),
     "nncf.quantization.advanced_parameters": ("convert_to_dict_recursively",),
     "nncf.quantization.algorithms.fast_bias_correction.algorithm": ("FastBiasCorrection",),
     "nncf.quantization.algorithms.min_max.algorithm": ("MinMaxQuantization",),
     "nncf.quantization.algorithms.post_training.pipeline": ("create_ptq_pipeline",),
     "nncf.tensor": ("Tensor",),
+    "nncf.tensor.functions": ("stack",),
 }
 _METHODS = {
     "AggregatorBase": ("register_reduced_input", "aggregate", "reset"),
     "FastBiasCorrection": ("_get_bias_shift",),
     "MinMaxQuantization": ("get_cached_statistic_points", "get_statistic_points"),
+    "OVQuantileReducer": ("_reduce_out_of_place",),
     "OVStatisticsAggregator": ("_register_statistics", "collect_statistics", "register_statistic_points"),
     "TensorCollector": ("create_statistics_container", "register_statistic_branch", "set_cache"),
 }

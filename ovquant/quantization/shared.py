@@ -34,6 +34,7 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 # Models after SmoothQuant and quantizer set-ups that stay in memory; the former are as large as the model.
 _MAX_STAGES = 3
 _MAX_SETUPS = 64
+_MAX_LAYERS = 64  # compiled for bias correction
 
 
 class SharedQuantizer:
@@ -69,6 +70,7 @@ class SharedQuantizer:
         self._stages: OrderedDict[_StageKey, Stage] = OrderedDict()
         self._setups: OrderedDict[str, Any] = OrderedDict()
         self._bias_shifts: dict[str, Array] = {}
+        self._engines: OrderedDict[str, Any] = OrderedDict()
         self.fallback: str | None = None
 
     @property
@@ -82,6 +84,7 @@ class SharedQuantizer:
         Faults are left to `quantize`, which meets them again for the strategy that has them.
         """
         with self._shared():
+            self._require_no_branches()
             pipelines = []
             for strategy in strategies:
                 with contextlib.suppress(Exception):
@@ -111,6 +114,10 @@ class SharedQuantizer:
             if self.fallback is None:
                 self.fallback = f"{type(error).__name__}: {first_line(error)}"
 
+    def _require_no_branches(self) -> None:
+        if internals().get_number_if_op(self._model) > 0:
+            raise NotImplementedError("the model has branches (If), whose bodies NNCF quantizes one by one")
+
     def _pipeline(self, strategy: Strategy) -> Any:
         return internals().create_ptq_pipeline(**plain.arguments(strategy, self._operations))
 
@@ -129,9 +136,8 @@ class SharedQuantizer:
             collection.collect(stage, [self._points(pipeline, last, stage, strategy) for strategy, pipeline in members])
 
     def _quantize(self, strategy: Strategy) -> ov.Model:
+        self._require_no_branches()
         parts = internals()
-        if parts.get_number_if_op(self._model) > 0:
-            raise NotImplementedError("the model has branches (If), whose bodies NNCF quantizes one by one")
         pipeline = self._pipeline(strategy)
         collection, _ = self._opened()
         stage = self._stage(strategy, pipeline)
@@ -216,26 +222,43 @@ class SharedQuantizer:
         """Let fast bias correction take from the store what it computed before for the same layer, input and mean output.
 
         It compiles and runs each layer by itself; the layer has quantized weights and the mean of its float input, so that
-        most strategies of equal subset size have most shifts in common.
+        most strategies of equal subset size have most shifts in common, and others at least the compiled layers.
         """
         parts = internals()
         for algorithm in step:
             if not isinstance(algorithm, parts.FastBiasCorrection):
                 continue
-            compute = algorithm._get_bias_shift
 
-            def remembered(*, model: Any, input_blob: Any, compute: Any = compute, **rest: Any) -> Any:
+            def remembered(*, model: Any, input_blob: Any, algorithm: Any = algorithm, **rest: Any) -> Any:
                 arrays = [*input_blob.values(), *(np.asarray(value.data) for value in rest["output_fp"])]
-                content = ("bias shift", runtime.graph_digest(model), rest["output_channel_axis"])
-                key = digest_of(content, *arrays)
+                layer = runtime.graph_digest(model)
+                key = digest_of(("bias shift", layer, rest["output_channel_axis"]), *arrays)
                 if key not in self._bias_shifts:
                     kept = self._store.get(key)
-                    self._bias_shifts[key] = (
-                        kept[0] if kept is not None else np.asarray(compute(model=model, input_blob=input_blob, **rest).data)
-                    )
+                    self._bias_shifts[key] = kept[0] if kept else self._bias_shift(algorithm, layer, model, input_blob, **rest)
                 return parts.Tensor(self._bias_shifts[key].copy())
 
             algorithm._get_bias_shift = remembered
+
+    def _bias_shift(
+        self,
+        algorithm: Any,
+        layer: str,
+        model: Any,
+        input_blob: Any,
+        *,
+        output_channel_axis: Any,
+        output_fp: Any,
+        output_name: str,
+    ) -> Array:
+        """Return what `FastBiasCorrection._get_bias_shift` does, with a layer compiled once for all its inputs."""
+        parts = internals()
+        engine = self._engines.pop(layer, None) or parts.EngineFactory.create(model)
+        self._engines[layer] = engine
+        if len(self._engines) > _MAX_LAYERS:
+            self._engines.popitem(last=False)
+        found = algorithm._backend_entity.process_model_output(engine.infer(input_blob), output_name)
+        return np.asarray((parts.stack(output_fp) - parts.mean_per_channel(found, output_channel_axis)).data)
 
 
 def _stage_key(strategy: Strategy, n_samples: int) -> _StageKey:

@@ -12,9 +12,8 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from ovquant import runtime
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import plain
 from ovquant.quantization.internals import internals
+from ovquant.quantization.quantiles import quantiles
 from ovquant.quantization.store import ArrayStore
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # State that an aggregator gathers, as opposed to what it was made with.
 _STATE = frozenset({"_container", "_collected_samples", "_num_samples", "histogram", "min_val", "max_val"})
 _WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
+# Sums over many values, which are part of a larger operation only where arithmetic follows.
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "AvgPool"})
+_ARITHMETIC = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "SquaredDifference", "Sqrt", "Exp"})
 # Operations that hand values on as they are, or clip or choose among them.
 _SAFE = frozenset(
     {"Parameter", "Constant", "Result", "Relu", "Clamp", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
@@ -115,6 +118,15 @@ class _Branch:
     aggregator: Any
     n_samples: int
     is_aggregated: bool
+
+    def n_recorded(self, n_samples: int) -> int:
+        """Return of how many samples of a pass the reducer's arrays are kept.
+
+        All of them, though fewer may count: NNCF leaves out samples without elements, and only by their number is it seen
+        that some were. Constants, and the first shape, are there once.
+        """
+        is_once = self.source[0].get_type_name() == "Constant" or getattr(self.aggregator, "_return_first", False)
+        return 1 if is_once and self.n_samples == 1 else n_samples
 
 
 class Collection:
@@ -203,10 +215,12 @@ class Collection:
     def _is_known(self, branch: _Branch) -> bool:
         if branch.result_key in self._results or self._input_values(branch) is not None:
             return True
-        if branch.is_aggregated:
-            return self._store.has(branch.key)
-        entry = self._store.get(branch.key)
-        return entry is not None and _first(entry, branch.n_samples) is not None
+        return self._store.has(branch.key) if branch.is_aggregated else self._recorded(branch) is not None
+
+    def _recorded(self, branch: _Branch) -> list[Array] | None:
+        """Return what the reducer made of each sample that counts; it may have been collected for fewer and for more."""
+        found = (_first(entry, branch.n_samples) for entry in self._store.entries(branch.key))
+        return next((arrays for arrays in found if arrays is not None), None)
 
     def _result(self, branch: _Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
@@ -214,12 +228,10 @@ class Collection:
         if inputs is not None:
             return inputs
         if branch.result_key not in self._results:
-            entry = self._store.get(branch.key)
-            if entry is None:
+            kept = self._store.get(branch.key) if branch.is_aggregated else self._recorded(branch)
+            if kept is None:
                 raise LookupError("a statistic has gone from the store")
-            self._results[branch.result_key] = (
-                _decoded(entry) if branch.is_aggregated else _aggregate(branch.aggregator, _first(entry, branch.n_samples))
-            )
+            self._results[branch.result_key] = _decoded(kept) if branch.is_aggregated else _aggregate(branch.aggregator, kept)
         return self._results[branch.result_key]
 
     def _input_values(self, branch: _Branch) -> list[Any] | None:
@@ -230,7 +242,8 @@ class Collection:
             return None
         name, dtype = min(node.output(0).get_names()), node.get_element_type().to_dtype()
         first = self._samples[: branch.n_samples]
-        if any(name not in sample or sample[name].dtype != dtype for sample in first):
+        # NNCF leaves out samples without elements; they take the way of all other statistics.
+        if any(name not in sample or sample[name].dtype != dtype or sample[name].size == 0 for sample in first):
             return None
         return [internals().Tensor(sample[name]) for sample in first]
 
@@ -243,13 +256,13 @@ class Collection:
             collector = parts.TensorCollector()
             collector.register_statistic_branch("values", parts.OVMinReducer(inplace=True), parts.NoopAggregator(1))
             container.add_statistic_point(parts.StatisticPoint(branch.point, collector, f"held {branch.tensor}"))
+        n_samples = max(branch.n_samples for branch in branches)
         for index, (branch, reducer, port) in enumerate(_joined(branches)):
             collector = parts.TensorCollector()
-            recorder = branch.aggregator if branch.is_aggregated else parts.NoopAggregator(branch.n_samples)
+            recorder = branch.aggregator if branch.is_aggregated else parts.NoopAggregator(branch.n_recorded(n_samples))
             collector.register_statistic_branch("values", reducer, recorder, port)
             container.add_statistic_point(parts.StatisticPoint(branch.point, collector, f"branch {index}"))
             collectors.append(collector)
-        n_samples = max(branch.n_samples for branch in branches)
         aggregator = _aggregator_type()(plain.nncf().Dataset(self._samples[:n_samples]))
         aggregator.register_statistic_points(container)
         aggregator.collect_statistics(stage.model, stage.graph)
@@ -257,37 +270,66 @@ class Collection:
         entries = {}
         for branch, collector in zip(branches, collectors, strict=True):
             values = collector.get_statistics()["values"]
-            entries[branch.key] = _encoded(values) if branch.is_aggregated else _recorded(values, branch.n_samples)
+            n_recorded = branch.n_recorded(n_samples)
+            entries[branch.key] = _encoded(values) if branch.is_aggregated else _recorded(values, n_recorded)
         self._store.put(entries)
 
 
 @functools.cache
 def _aggregator_type() -> Any:
-    """Return NNCF's aggregator of statistics, which reduces whole tensors on several threads (numpy lets them run at once)."""
+    """Return NNCF's aggregator of statistics, which reduces the outputs of one sample while the next one is run."""
     parts = internals()
 
-    class Threaded(parts.OVStatisticsAggregator):  # type: ignore[misc, name-defined]
+    class Overlapped(parts.OVStatisticsAggregator):  # type: ignore[misc, name-defined]
+        _under_way: Future[None] | None = None
+
+        def collect_statistics(self, model: Any, graph: Any) -> None:
+            super().collect_statistics(model, graph)
+            self._settle()
+
         def _register_statistics(self, outputs: Any, statistic_points: Any) -> None:
-            points = list(statistic_points.get_tensor_collectors())
-            if all(reducer.inplace for _, _, collector in points for reducer in collector.reducers):
+            self._settle()  # sample by sample: every collector is fed in the plain order
+            self._under_way = _pool().submit(self._register, outputs, statistic_points)
+
+        def _settle(self) -> None:
+            if self._under_way is not None:
+                self._under_way.result()
+
+        def _register(self, outputs: Any, statistic_points: Any) -> None:
+            with plain.quiet():
                 super()._register_statistics(outputs, statistic_points)
-                return
-            register = super()._register_statistics
 
-            def one(point: Any) -> None:
-                single = parts.StatisticPointsContainer()
-                single.add_statistic_point(point)
-                register(outputs, single)
-
-            # Each collector is fed by one thread at a time, sample by sample: the order is the plain one's.
-            list(_pool().map(one, [point for _, point, _ in points]))
-
-    return Threaded
+    return Overlapped
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ovquant-statistics")
+    return ThreadPoolExecutor(1, thread_name_prefix="ovquant-statistics")
+
+
+@functools.cache
+def _selecting_type() -> Any:
+    """Return NNCF's reducer to quantiles, made to find those of whole tensors faster."""
+
+    class Selecting(internals().OVQuantileReducer):  # type: ignore[misc]
+        _is_equal: bool | None = None
+
+        def _reduce_out_of_place(self, x: Any) -> Any:
+            values = x[0].data
+            is_whole = self._axes is None or len({axis % values.ndim for axis in self._axes}) == values.ndim
+            if not is_whole or self._axes_mode.name == "KEEP" or values.dtype != np.float32 or self._is_equal is False:
+                return super()._reduce_out_of_place(x)
+            found = [internals().Tensor(value.reshape((1,) * values.ndim)) for value in quantiles(values, list(self._quantile))]
+            if self._is_equal is None:  # another numpy may interpolate in another way
+                expected = super()._reduce_out_of_place(x)
+                self._is_equal = all(
+                    np.array_equal(mine.data, theirs.data) and (mine.data.dtype, mine.shape) == (theirs.data.dtype, theirs.shape)
+                    for mine, theirs in zip(found, expected, strict=True)
+                )
+                return expected
+            return found
+
+    return Selecting
 
 
 def _joined(branches: Sequence[_Branch]) -> list[tuple[_Branch, Any, int]]:
@@ -300,8 +342,9 @@ def _joined(branches: Sequence[_Branch]) -> list[tuple[_Branch, Any, int]]:
     joint: dict[str, tuple[Any, int]] = {}
     for members in groups.values():
         first = members[0].reducer
-        quantiles = [quantile for branch in members for quantile in branch.reducer._quantile]
-        reducer = type(first)(axes=first._axes, axes_mode=first._axes_mode, quantile=quantiles)
+        shares = [share for branch in members for share in branch.reducer._quantile]
+        kind = _selecting_type() if type(first) is internals().OVQuantileReducer else type(first)
+        reducer = kind(axes=first._axes, axes_mode=first._axes_mode, quantile=shares)
         port = 0
         for branch in members:
             joint[branch.key] = (reducer, port + branch.port)
@@ -320,9 +363,16 @@ def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
     def kinds_of_inputs(node: Any) -> list[str]:
         return [value.get_node().get_type_name() for value in node.input_values()]
 
+    def users_of(node: Any) -> list[Any]:
+        return [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
+
+    def kinds_of_users(node: Any) -> list[str]:
+        return [user.get_type_name() for user in users_of(node)]
+
     def is_scaled(node: Any) -> bool:
-        users = [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
-        return any(user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users)
+        return any(
+            user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users_of(node)
+        )
 
     found = set()
     for name, node in nodes.items():
@@ -330,6 +380,8 @@ def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
         is_bias = kind == "Add" and "Constant" in inputs and bool(_WEIGHTED & set(inputs))
         if kind in _WEIGHTED or is_bias:
             is_safe = not is_scaled(node)
+        elif kind in _REDUCTIONS:
+            is_safe = not set(kinds_of_users(node)) & _ARITHMETIC
         else:
             is_safe = kind in _SAFE or (kind == "Add" and not {"Constant", "Convert"} & set(inputs))
         if not is_safe:
@@ -451,7 +503,7 @@ def _size_bytes(branch: _Branch) -> tuple[int, int]:
     if shape.rank.is_dynamic:
         return _UNKNOWN_DIMENSION * 4, 0
     # Samples have a batch of 1.
-    unknown = [1, *[_UNKNOWN_DIMENSION] * (len(shape) - 1)]
+    unknown = [1, *[_UNKNOWN_DIMENSION] * len(shape)][: len(shape)]
     sides = [known.get_length() if known.is_static else guess for known, guess in zip(shape, unknown, strict=True)]
     passed_on = 0 if branch.reducer.inplace else math.prod(sides) * 4
     n_kept = branch.n_samples

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import uuid
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,42 @@ import numpy as np
 
 from ovquant.protocols import Array
 
-_UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class ArrayStore:
     """A directory of ``.npz`` files, each written once and whole.
 
-    An entry is a sequence of one or more arrays under a key of hexadecimal digits. Entries never change: the key says all
-    that they depend on. A file that cannot be read is passed over; what it held is computed anew.
+    An entry is a sequence of one or more arrays under a key of hexadecimal digits. Entries never change: the key says what
+    they depend on, and where it does not say all, several may be put under it. A file that cannot be read is passed over;
+    what it held is computed anew.
     """
 
     def __init__(self, directory: Path) -> None:
         """Use `directory`, which is made when the first entry is put."""
         self._directory = directory
         self._files: dict[Path, Any] = {}
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._places: dict[str, list[tuple[Path, int]]] = {}
 
     def has(self, key: str) -> bool:
         """Return True if there is an entry, of this process or another."""
-        if key not in self._places:
+        if not self._places.get(key):
             self._look()
-        return key in self._places
+        return bool(self._places.get(key))
 
     def get(self, key: str) -> list[Array] | None:
         """Return an entry, or None."""
+        return next(self.entries(key), None)
+
+    def entries(self, key: str) -> Iterator[list[Array]]:
+        """Yield all entries that were put under a key."""
         if not self.has(key):
-            return None
-        path, n_arrays = self._places[key]
-        try:
-            return [self._files[path][f"{key}.{index}"] for index in range(n_arrays)]
-        except _UNREADABLE:
-            del self._places[key]
-            return None
+            return
+        for path, n_arrays in list(self._places[key]):
+            try:
+                yield [self._files[path][f"{key}.{index}"] for index in range(n_arrays)]
+            except _UNREADABLE:
+                self._places[key].remove((path, n_arrays))
 
     def put(self, entries: Mapping[str, Sequence[Array]]) -> None:
         """Write entries in one file, whole or not at all.
@@ -89,4 +94,5 @@ class ArrayStore:
         for name in file.files:
             key = name.partition(".")[0]
             counts[key] = counts.get(key, 0) + 1
-        self._places.update({key: (path, count) for key, count in counts.items()})
+        for key, count in counts.items():
+            self._places.setdefault(key, []).append((path, count))

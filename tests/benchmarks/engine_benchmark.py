@@ -105,17 +105,19 @@ def benchmark_app(path: Path, precision: str) -> float:
 class Engine:
     """The engine, fed as the search does it."""
 
-    def __init__(self, spec: BenchSpec, rules: Rules, *, is_plain: bool = False) -> None:
+    def __init__(self, spec: BenchSpec, rules: Rules, *, is_plain: bool = False, is_threaded: bool = True) -> None:
         self.bench = Workbench(spec)
         self.rules = rules
         self.is_plain = is_plain
+        self.is_threaded = is_threaded
         self.rivals: list[Rival] = []
         self.seconds: dict[str, float] = {}
         self.structures: set[str | None] = set()
 
     def run(self, strategies: Sequence[Strategy]) -> list[dict[str, Any]]:
         """Evaluate a generation."""
-        self.bench.announce(strategies)
+        if self.is_threaded:
+            self.bench.announce(strategies)
         found = []
         for start in range(0, len(strategies), TOGETHER):
             race = None if self.is_plain else Race(rules=self.rules, rivals=tuple(self.rivals))
@@ -152,7 +154,12 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
         objective=job.objective, metrics=spec.metrics, metric_directions=("maximize",) * len(spec.metrics),
         max_divergence=job.max_divergence,
     )  # fmt: skip
-    side = Naive(spec, rules) if kind == "naive" else Engine(spec, rules, is_plain=kind == "plain")
+    # Profiled without the thread that builds ahead: time that a thread waits for the other one would count as its own.
+    side = (
+        Naive(spec, rules)
+        if kind == "naive"
+        else Engine(spec, rules, is_plain=kind == "plain", is_threaded=not is_profiled)
+    )
     if kind != "naive":
         side.bench.reference("validation")
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -169,10 +176,10 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
 
 
 def profile_all(profiles: list[cProfile.Profile]) -> None:
-    """Profile this thread and all that begin after."""
+    """Profile this thread and all that begin after it."""
 
     def begin(*_: Any) -> None:
-        profile = cProfile.Profile(time.thread_time)  # CPU time: waiting for the other thread is no work
+        profile = cProfile.Profile()
         profiles.append(profile)
         profile.enable()
 

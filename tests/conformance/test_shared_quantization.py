@@ -171,9 +171,9 @@ def convolutional(folder: Path) -> Case:
 
 
 def attending(folder: Path) -> Case:
-    """Sentences of several lengths, some outside the usual range."""
+    """Sentences of two lengths, one outside the usual range."""
     rng = np.random.default_rng(0)
-    samples = [tokens(rng, 3 + index % 4) for index in range(N_SAMPLES)]
+    samples = [tokens(rng, 3 + 2 * (index % 2)) for index in range(N_SAMPLES)]
     samples[10]["tokens"][...] *= 4
     return Case.of(small.attention_model(folder / "attention.onnx"), samples)
 
@@ -287,22 +287,25 @@ def test_strategies_cover_every_way_to_name_a_scope():
 # The same models
 
 
+def unequal(case: Case, quantizer: SharedQuantizer) -> list[str]:
+    """Return the strategies whose models are not those of plain calls."""
+    return [name for name, strategy in STRATEGIES.items() if identity(quantizer.quantize(strategy)) != case.plain(strategy)]
+
+
 def test_models_from_statistics_collected_together_equal_plain_ones(case, tmp_path):
     quantizer = case.quantizer(tmp_path)
     quantizer.prepare(STRATEGIES.values())
     n_prepared = quantizer.n_passes
-    for name, strategy in STRATEGIES.items():
-        assert identity(quantizer.quantize(strategy)) == case.plain(strategy), name
-    assert quantizer.fallback is None
-    assert quantizer.n_passes == n_prepared
+    assert 0 < n_prepared < len(STRATEGIES)
+    assert unequal(case, quantizer) == []
+    assert (quantizer.n_passes, quantizer.fallback) == (n_prepared, None)
 
 
-def test_models_from_statistics_collected_one_by_one_equal_plain_ones(case, tmp_path):
-    quantizer = case.quantizer(tmp_path)
-    for name, strategy in STRATEGIES.items():
-        assert identity(quantizer.quantize(strategy)) == case.plain(strategy), name
+def test_models_from_statistics_collected_one_by_one_equal_plain_ones(case, folder):
+    quantizer = case.quantizer(folder / "one by one" / case.path.stem)
+    assert unequal(case, quantizer) == []
     assert quantizer.fallback is None
-    assert quantizer.n_passes > 0
+    assert 0 < quantizer.n_passes < 2 * len(STRATEGIES)
 
 
 def test_strategies_differ_in_what_they_make(case):
@@ -395,7 +398,7 @@ def test_tensors_without_dimensions_are_shared(tmp_path):
     assert_shared_equals_plain(case, tmp_path / "store", *SEVERAL)
 
 
-@pytest.mark.parametrize("empty", [0, 1, 3], ids="sample {} is empty".format)
+@pytest.mark.parametrize("empty", [0, 3], ids="sample {} is empty".format)
 def test_samples_without_elements_count_as_in_a_plain_call(tmp_path, empty):
     rng = np.random.default_rng(0)
     nodes = [
@@ -486,12 +489,6 @@ def test_strategies_of_one_model_need_one_pass_where_statistics_are_reduced_with
 WHOLE = ("MEAN_QUANTILE", "HISTOGRAM")
 
 
-def test_all_strategies_together_need_fewer_passes_than_there_are(case, tmp_path):
-    quantizer = case.quantizer(tmp_path)
-    quantizer.prepare(STRATEGIES.values())
-    assert 0 < quantizer.n_passes < len(STRATEGIES)
-
-
 @pytest.mark.parametrize(
     "smaller",
     [
@@ -541,53 +538,67 @@ def test_smoothed_model_is_shared_by_strategies_of_the_same_alphas(attention, tm
 # The store
 
 
+STORED = [
+    STRATEGIES[name]
+    for name in (
+        "default",
+        "accurate",
+        "quantiles",
+        "histogram",
+        "transformer, smoothed everywhere, accurate",
+        "transformer, smoothed at both ends, histogram",
+    )
+]
+
+
 @pytest.fixture(scope="module")
 def filled(folder: Path) -> Path:
-    """Return a store that serves all strategies on the model with attention; treat it as read-only."""
-    quantizer = case_of("attending", folder).quantizer(folder / "filled")
-    for strategy in STRATEGIES.values():
+    """Return a store that serves some strategies on the convolutional model; treat it as read-only."""
+    quantizer = case_of("convolutional", folder).quantizer(folder / "filled")
+    quantizer.prepare(STORED)
+    for strategy in STORED:
         quantizer.quantize(strategy)
     return folder / "filled"
 
 
-def test_second_quantizer_on_the_store_needs_no_pass(attention, filled):
-    quantizer = attention.quantizer(filled)
-    quantizer.prepare(STRATEGIES.values())
-    for name, strategy in STRATEGIES.items():
-        assert identity(quantizer.quantize(strategy)) == attention.plain(strategy), name
+def test_second_quantizer_on_the_store_needs_no_pass(conv, filled):
+    quantizer = conv.quantizer(filled)
+    quantizer.prepare(STORED)
+    for strategy in STORED:
+        assert identity(quantizer.quantize(strategy)) == conv.plain(strategy), strategy.describe()
     assert (quantizer.n_passes, quantizer.fallback) == (0, None)
 
 
 def in_another_process(path: Path, samples: list[Sample], store: Path) -> tuple[list[str], int, str | None]:
     quantizer = Case.of(path, samples).quantizer(store)
-    digests = [runtime.graph_digest(quantizer.quantize(strategy)) for strategy in STRATEGIES.values()]
+    digests = [runtime.graph_digest(quantizer.quantize(strategy)) for strategy in STORED]
     return digests, quantizer.n_passes, quantizer.fallback
 
 
-def test_another_process_on_the_store_needs_no_pass(attention, filled):
+def test_another_process_on_the_store_needs_no_pass(conv, filled):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        sent = pool.submit(in_another_process, attention.path, attention.samples, filled)
+        sent = pool.submit(in_another_process, conv.path, conv.samples, filled)
         digests, n_passes, fallback = sent.result(timeout=120)
-    assert digests == [attention.plain(strategy)[0] for strategy in STRATEGIES.values()]
+    assert digests == [conv.plain(strategy)[0] for strategy in STORED]
     assert (n_passes, fallback) == (0, None)
 
 
-def test_statistics_of_other_samples_are_not_used(attention, filled):
-    changed = [dict(sample) for sample in attention.samples]
-    changed[3] = {"tokens": changed[3]["tokens"] * np.float32(1.5)}
-    other = Case(attention.path, changed, attention.model)
-    assert other.plain(Strategy())[0] != attention.plain(Strategy())[0]
-    quantizer = attention.quantizer(filled, samples=changed)
+def test_statistics_of_other_samples_are_not_used(conv, filled):
+    changed = [dict(sample) for sample in conv.samples]
+    changed[3] = {"image": changed[3]["image"] * np.float32(1.5)}
+    other = Case(conv.path, changed, conv.model)
+    assert other.plain(Strategy())[0] != conv.plain(Strategy())[0]
+    quantizer = conv.quantizer(filled, samples=changed)
     assert identity(quantizer.quantize(Strategy())) == other.plain(Strategy())
     assert quantizer.n_passes == 1
 
 
-def test_statistics_of_samples_in_another_order_are_not_used(attention, filled):
+def test_statistics_of_samples_in_another_order_are_not_used(conv, filled):
     strategy = Strategy(subset_size=4)
-    turned = attention.samples[::-1]
-    other = Case(attention.path, turned, attention.model)
-    assert other.plain(strategy)[0] != attention.plain(strategy)[0]
-    assert identity(attention.quantizer(filled, samples=turned).quantize(strategy)) == other.plain(strategy)
+    turned = conv.samples[::-1]
+    other = Case(conv.path, turned, conv.model)
+    assert other.plain(strategy)[0] != conv.plain(strategy)[0]
+    assert identity(conv.quantizer(filled, samples=turned).quantize(strategy)) == other.plain(strategy)
 
 
 @pytest.mark.parametrize("is_newest_first", [True, False], ids=["newest first", "oldest first"])
@@ -617,13 +628,13 @@ def test_store_that_cannot_be_written_leaves_the_plain_call(conv, tmp_path):
 
 
 def test_little_memory_means_more_passes_and_the_same_models(conv, tmp_path):
-    names = ["accurate", "quantiles", "histogram of fewer, accurate", "transformer, smoothed everywhere, accurate"]
+    strategies = [STRATEGIES[name] for name in ("quantiles", "histogram", "transformer, smoothed everywhere, accurate")]
     passes = []
-    for memory_bytes in (DEFAULT_MEMORY_BYTES, 20_000, 1):
+    for memory_bytes in (DEFAULT_MEMORY_BYTES, 30_000, 10_000):
         quantizer = conv.quantizer(tmp_path / str(memory_bytes), memory_bytes=memory_bytes)
-        quantizer.prepare(STRATEGIES[name] for name in names)
-        for name in names:
-            assert identity(quantizer.quantize(STRATEGIES[name])) == conv.plain(STRATEGIES[name]), name
+        quantizer.prepare(strategies)
+        for strategy in strategies:
+            assert identity(quantizer.quantize(strategy)) == conv.plain(strategy), strategy.describe()
         assert quantizer.fallback is None
         passes.append(quantizer.n_passes)
     assert passes[0] < passes[1] < passes[2]
@@ -652,7 +663,7 @@ def test_other_version_of_nncf_is_used_plainly(conv, tmp_path, other_nncf, versi
     other_nncf.setattr(plain.nncf(), "__version__", version)
     quantizer = conv.quantizer(tmp_path)
     quantizer.prepare([Strategy()])
-    assert identity(quantizer.quantize(Strategy())) == conv.plain(Strategy())
+    assert identity(quantizer.quantize(Strategy()))[0] == conv.plain(Strategy())[0]
     assert quantizer.fallback == f"RuntimeError: NNCF {version} is not of the series 3.4.x"
     assert quantizer.n_passes == 0
 

@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from ovquant import quantization, runtime
 from ovquant.errors import DataError, ModelError
 from ovquant.evaluation import Workbench, open_bench, run_tasks
-from ovquant.job import DataSpec, MetricSpec, Source
+from ovquant.job import DataSpec, Drop, MetricSpec, Objective, Source
+from ovquant.objectives import Rules
 from ovquant.records import (
     Comparison,
     Evaluation,
@@ -31,7 +32,7 @@ from ovquant.records import (
 )
 from ovquant.strategy import ScopeSelector, Strategy
 from ovquant.targets import Measurement, MeasurementPlan, Target
-from ovquant.tasks import BenchSpec, ComparisonTask, Task
+from ovquant.tasks import BenchSpec, ComparisonTask, Race, Rival, Task
 
 F32 = FloatModel(inference_precision="f32")
 SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
@@ -412,3 +413,126 @@ def test_one_bench_stays_open_until_another_is_asked_for(bench, tmp_path):
     assert open_bench(bench.spec) is opened
     assert open_bench(other) is not opened
     assert open_bench(bench.spec) is not opened
+
+
+# Several at once: equal models, equal kernels, races, screening
+
+
+def rules(max_drop: float, max_divergence: float | None = None) -> Rules:
+    metrics = (MetricSpec(name="accuracy", max_drop=Drop(amount=max_drop)),)
+    return Rules(objective=Objective(), metrics=metrics, metric_directions=("maximize",), max_divergence=max_divergence)
+
+
+@pytest.fixture(scope="module")
+def long_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """Return a bench with enough validation items for races."""
+    case = small.conv_case(tmp_path_factory.mktemp("long"), n_items=900)
+    return Workbench(bench_spec(*case, tmp_path_factory.mktemp("models")))
+
+
+HOPELESS = Strategy(activations_range_estimator="MEAN_QUANTILE", subset_size=10)
+
+
+def test_equal_models_are_evaluated_once(long_bench):
+    twins = [Strategy(subset_size=12, overflow_fix="disable"), Strategy(subset_size=12, overflow_fix="enable", target_device="GPU")]
+    built = [runtime.graph_digest(runtime.read_model(long_bench.build(strategy))) for strategy in twins]
+    first, second = long_bench.evaluate_all([task(long_bench.spec, strategy) for strategy in twins])
+    assert first.same_as is None
+    assert (second.same_as == twins[0].digest) == (built[0] == built[1])
+    again = long_bench.evaluate(task(long_bench.spec, twins[0]))
+    assert dataclasses.replace(again, seconds={}) == dataclasses.replace(first, seconds={})
+
+
+def test_equal_kernels_are_timed_once(long_bench, monkeypatch):
+    timed = []
+    measured = Workbench._time
+    monkeypatch.setattr(Workbench, "_time", lambda self, models, plan: timed.append(len(models)) or measured(self, models, plan))
+    strategies = [Strategy(subset_size=n) for n in (5, 15, 25)]
+    outcomes = long_bench.evaluate_all([task(long_bench.spec, s, is_timed=True) for s in strategies])
+    assert len({outcome.structure for outcome in outcomes}) == 1
+    assert timed == [2]  # the baseline and one of the three
+    assert outcomes[0].latency == outcomes[1].latency == outcomes[2].latency
+    other = long_bench.evaluate(task(long_bench.spec, Strategy(ignored_scope=ScopeSelector(types=("MatMul",))), is_timed=True))
+    assert other.structure != outcomes[0].structure
+    assert timed == [2, 2]
+
+
+def test_new_kernels_share_one_round(long_bench, monkeypatch):
+    timed = []
+    measured = Workbench._time
+    monkeypatch.setattr(Workbench, "_time", lambda self, models, plan: timed.append(len(models)) or measured(self, models, plan))
+    scopes = [ScopeSelector(types=("GroupConvolution",)), ScopeSelector(roles=("first_convolution",))]
+    long_bench.evaluate_all([task(long_bench.spec, Strategy(ignored_scope=scope), is_timed=True) for scope in scopes])
+    assert timed == [3]
+
+
+def test_a_candidate_that_breaks_its_limit_is_stopped_with_a_bound_and_is_infeasible(long_bench):
+    strict = rules(0.5, max_divergence=1e-6)
+    outcome = long_bench.evaluate(task(long_bench.spec, HOPELESS, is_timed=True, race=Race(rules=strict)))
+    assert outcome.raced.reason == "limit"
+    assert outcome.raced.name == "divergence"
+    assert outcome.raced.bound > outcome.raced.limit == 1e-6
+    assert outcome.n_items < outcome.raced.n_items == len(long_bench.samples.items("validation"))
+    assert strict.violation(outcome) > 0
+
+
+def test_a_candidate_within_its_limits_is_run_on_all_items(long_bench):
+    outcome = long_bench.evaluate(task(long_bench.spec, Strategy(subset_size=20), is_timed=True, race=Race(rules=rules(0.9))))
+    assert outcome.raced is None
+    assert outcome.n_items == len(long_bench.samples.items("validation"))
+
+
+def test_a_candidate_that_is_worse_than_a_rival_and_no_faster_is_stopped(long_bench):
+    goal = rules(0.9)
+    rival = Rival(digest="other", divergence=1e-7, ratio=0.0)
+    worse = Strategy(subset_size=21, preset="mixed")
+    outcome = long_bench.evaluate(task(long_bench.spec, worse, is_timed=True, race=Race(rules=goal, rivals=(rival,))))
+    assert outcome.raced.reason == "dominated"
+    assert goal.violation(outcome) > 0
+    slow = Rival(digest="other", divergence=1e-7, ratio=1e9)
+    kept = Strategy(subset_size=22, preset="mixed")
+    assert long_bench.evaluate(task(long_bench.spec, kept, is_timed=True, race=Race(rules=goal, rivals=(slow,)))).raced is None
+
+
+def test_the_holdout_is_never_raced(long_bench):
+    race = Race(rules=rules(0.5, max_divergence=1e-6))
+    outcome = long_bench.evaluate(task(long_bench.spec, HOPELESS, split="holdout", race=race))
+    assert outcome.raced is None
+
+
+def test_accurate_bias_correction_is_not_run_where_the_fast_one_is_hopeless(long_bench, monkeypatch):
+    built = []
+    build = Workbench.build
+    monkeypatch.setattr(Workbench, "build", lambda self, subject: built.append(subject) or build(self, subject))
+    accurate = dataclasses.replace(HOPELESS, fast_bias_correction=False)
+    race = Race(rules=rules(0.5, max_divergence=1e-6))
+    outcome = long_bench.evaluate(task(long_bench.spec, accurate, is_timed=True, race=race))
+    assert outcome.raced.reason == "screened"
+    assert race.rules.violation(outcome) > 0
+    assert built == [HOPELESS]
+
+
+def test_accurate_bias_correction_is_run_where_the_fast_one_is_not(long_bench, monkeypatch):
+    accurate = Strategy(subset_size=10, fast_bias_correction=False)
+    outcome = long_bench.evaluate(task(long_bench.spec, accurate, is_timed=True, race=Race(rules=rules(0.9))))
+    assert outcome.raced is None
+    path = long_bench.build(accurate)
+    assert runtime.graph_digest(runtime.read_model(path)) == outcome.graph_digest
+
+
+def test_one_failing_candidate_leaves_the_others_alone(long_bench):
+    good, bad = Strategy(subset_size=9), dataclasses.replace(NOTHING, subset_size=9)
+    outcomes = long_bench.evaluate_all([task(long_bench.spec, s, is_timed=True) for s in (bad, good, EVERYTHING)])
+    assert [isinstance(outcome, Failure) for outcome in outcomes] == [True, False, True]
+
+
+def test_many_large_models_are_not_open_at_once(long_bench, monkeypatch):
+    monkeypatch.setattr("ovquant.evaluation._COMPILED_BYTES", 1)
+    timed = []
+    measured = Workbench._time
+    monkeypatch.setattr(Workbench, "_time", lambda self, models, plan: timed.append(len(models)) or measured(self, models, plan))
+    scopes = [ScopeSelector(roles=("last_matmul",)), ScopeSelector(types=("Convolution",))]
+    strategies = [Strategy(ignored_scope=scope, subset_size=8, preset="mixed") for scope in scopes]
+    outcomes = long_bench.evaluate_all([task(long_bench.spec, s, is_timed=True) for s in strategies])
+    assert len(outcomes) == 2
+    assert set(timed) == {2}

@@ -56,6 +56,7 @@ class Case:
             metric_directions=("maximize",) * len(metrics),
             max_divergence=None,
         )
+        folder.mkdir(exist_ok=True)
         self.study = Study(folder / "study.db", rules=rules, space=self.space, seeds=seeds, seed=0, population=population)
         bench = BenchSpec(
             model="m", target=profile, device="CPU", data=DataSpec(path="d"), seed=0, metrics=metrics, output_kinds={},
@@ -226,3 +227,57 @@ def test_single_objective_studies_are_maximized(tmp_path: Path):
     best = case.seen[-1].best
     feasible = [trial for trial in case.study.trials()[1:] if trial.is_feasible]
     assert best.fitness == max(trial.fitness for trial in feasible)
+
+
+class Watching(TableExecutor):
+    """Keeps the tasks it was given."""
+
+    def __init__(self, n_together: int = 1) -> None:
+        super().__init__()
+        self.n_together = n_together
+        self.tasks: list[Task] = []
+        self.batches: list[int] = []
+        self.announced: list[int] = []
+
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        self.announced.append(len(subjects))
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        self.tasks += tasks
+        self.batches.append(len(tasks))
+        return super().submit(tasks)
+
+
+def watched(case: Case, n_together: int = 1) -> Watching:
+    executor = Watching(n_together)
+    run_search(case.plan, case.study, executor, case.clock, case.seen.append)
+    return executor
+
+
+def test_candidates_race_against_the_feasible_ones_before_them(tmp_path: Path):
+    case = Case(tmp_path)
+    tasks = watched(case).tasks
+    assert tasks[0].race is tasks[1].race is None  # the float model, and NNCF's default
+    trials = {trial.number: trial for trial in case.study.trials()}
+    for number, task in enumerate(tasks[2:], start=2):
+        feasible = {trials[n].strategy.digest for n in range(1, number) if trials[n].is_feasible}
+        assert {rival.digest for rival in task.race.rivals} == feasible
+
+
+def test_a_single_fitness_has_no_rivals(tmp_path: Path):
+    tasks = watched(Case(tmp_path, objective=Objective(fitness="accuracy"))).tasks
+    assert all(task.race.rivals == () for task in tasks[2:])
+
+
+def test_generations_are_announced_whole_and_submitted_in_parts(tmp_path: Path):
+    executor = watched(Case(tmp_path, population=5, max_trials=12), n_together=3)
+    assert executor.announced == [5, 5, 2, 0]
+    assert executor.batches == [1, 3, 2, 3, 2, 2]
+
+
+@pytest.mark.parametrize("n_together", [2, 3, 5])
+def test_proposals_do_not_depend_on_how_many_are_submitted_together(tmp_path: Path, n_together: int):
+    alone, together = Case(tmp_path / "alone"), Case(tmp_path / "together")
+    watched(alone)
+    watched(together, n_together)
+    assert digests(together) == digests(alone)

@@ -1,0 +1,74 @@
+"""Quantiles of a whole tensor, equal to `numpy.quantile` bit for bit and several times as fast where they lie in the tails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SAMPLE = 4096
+_MARGIN = 4.0  # standard deviations by which the bound that is read off the sample lies beyond the quantile
+_LARGEST_TAIL = 0.2
+_NEGATIVE_ZERO = np.uint32(0x80000000)
+
+
+def quantiles(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.float64]:
+    """Return quantiles of all values, linearly interpolated as ``numpy.quantile(values.astype(float64), at)`` does it.
+
+    A sample bounds each tail; only what lies in it is searched. The bound need not be right: a tail that turns out too small
+    is searched among all values.
+
+    Args:
+        values: of any shape, at least one.
+        at: in 0..1.
+
+    Returns:
+        Shape [len(at)].
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)])
+    # Which of zeros of both signs comes first is numpy's own affair.
+    is_odd = not np.isfinite(flat.min()) or not np.isfinite(flat.max()) or bool((flat.view(np.uint32) == _NEGATIVE_ZERO).any())
+    if is_odd:
+        return np.asarray(np.quantile(flat.astype(np.float64), at))
+    return np.array([_quantile(flat, sample, float(share)) for share in at])
+
+
+def _quantile(flat: NDArray[np.float32], sample: NDArray[np.float32], share: float) -> np.float64:
+    place = (len(flat) - 1) * np.float64(share)
+    below = int(np.floor(place))
+    above = min(below + 1, len(flat) - 1)
+    first, second = (np.float64(value) for value in _order_statistics(flat, sample, below, above, share))
+    # The two ways in which numpy interpolates, so that rounding is the same.
+    weight = place - below
+    step = second - first
+    return first + step * weight if weight < 0.5 else second - step * (1 - weight)
+
+
+def _order_statistics(
+    flat: NDArray[np.float32], sample: NDArray[np.float32], below: int, above: int, share: float
+) -> tuple[np.float32, np.float32]:
+    """Return the values at two neighbouring places of the sorted array."""
+    margin = _MARGIN * (share * (1 - share) / len(sample)) ** 0.5 + 2 / len(sample)
+    if share <= _LARGEST_TAIL:
+        bound = sample[min(int((share + margin) * len(sample)), len(sample) - 1)]
+        is_tail = flat <= bound
+        n_before = 0
+    elif share >= 1 - _LARGEST_TAIL:
+        bound = sample[max(int((share - margin) * len(sample)), 0)]
+        is_tail = flat >= bound
+        n_before = len(flat) - int(np.count_nonzero(is_tail))
+    else:
+        is_tail, n_before, bound = np.ones(len(flat), dtype=bool), 0, sample[0]
+    n_tail = int(np.count_nonzero(is_tail))
+    if not n_before <= below <= above < n_before + n_tail:
+        is_tail, n_before, n_tail = np.ones(len(flat), dtype=bool), 0, len(flat)
+    elif n_tail > _LARGEST_TAIL * len(flat):
+        # Many equal values, such as zeros of an activation, are the usual reason.
+        n_less = int(np.count_nonzero(flat < bound))
+        n_equal = int(np.count_nonzero(flat == bound))
+        if n_less <= below and above < n_less + n_equal:
+            return bound, bound
+    tail = np.partition(flat[is_tail], [below - n_before, above - n_before])
+    return tail[below - n_before], tail[above - n_before]
