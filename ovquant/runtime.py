@@ -406,21 +406,22 @@ class CompiledModel:
             ModelError: the model cannot be run on one of them.
         """
         free = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
-        busy: collections.deque[tuple[Any, Sample]] = collections.deque()  # inputs are shared, so samples must stay alive
+        busy: collections.deque[Any] = collections.deque()
         try:
             for sample in samples:
                 if not free:
-                    free.append(busy[0][0])
-                    yield self._result(busy.popleft()[0])
+                    free.append(busy[0])
+                    yield self._result(busy.popleft())
                 request = free.pop()
-                request.start_async(dict(sample), share_inputs=True)
-                busy.append((request, sample))
+                # Copied in: the CPU plugin has been seen to write to arrays that were shared with it, after the inference.
+                request.start_async(dict(sample), share_inputs=False)
+                busy.append(request)
             while busy:
-                yield self._result(busy.popleft()[0])
+                yield self._result(busy.popleft())
         except RuntimeError as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         finally:
-            for request, _ in busy:
+            for request in busy:
                 request.cancel()
 
     def _result(self, request: Any) -> dict[str, Array]:

@@ -81,7 +81,12 @@ def quantize(model: ov.Model, strategy: Strategy, samples: Sequence[Sample], ope
     """
     package = nncf()
     with quiet():
-        return package.quantize(model, package.Dataset(samples), **arguments(strategy, operations))
+        return package.quantize(model, dataset(samples), **arguments(strategy, operations))
+
+
+def dataset(samples: Sequence[Sample]) -> Any:
+    """Return samples as NNCF takes them: copies, as it lets OpenVINO share the arrays, which may be written to afterwards."""
+    return nncf().Dataset(samples, lambda sample: {name: array.copy() for name, array in sample.items()})
 
 
 def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ovquant.errors import first_line
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import plain
 from ovquant.quantization.internals import internals
-from ovquant.quantization.statistics import Collection, Stage, digest_of
+from ovquant.quantization.stages import Stage, digest_of
+from ovquant.quantization.statistics import Collection
 from ovquant.quantization.store import ArrayStore
 from ovquant.scopes import Operation
 from ovquant.strategy import Strategy

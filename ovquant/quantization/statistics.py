@@ -10,88 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ovquant import runtime
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import plain
 from ovquant.quantization.internals import internals
 from ovquant.quantization.quantiles import quantiles
+from ovquant.quantization.stages import Stage, digest_of, source_of
 from ovquant.quantization.store import ArrayStore
-
-if TYPE_CHECKING:
-    import openvino as ov
 
 # State that an aggregator gathers, as opposed to what it was made with.
 _STATE = frozenset({"_container", "_collected_samples", "_num_samples", "histogram", "min_val", "max_val"})
-_WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
-# Sums over many values, which are part of a larger operation only where arithmetic follows.
-_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "AvgPool"})
-_ARITHMETIC = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "SquaredDifference", "Sqrt", "Exp"})
-# Operations that hand values on as they are, or clip or choose among them.
-_SAFE = frozenset(
-    {"Parameter", "Constant", "Result", "Relu", "Clamp", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
-    | {"Split", "VariadicSplit", "Slice", "StridedSlice", "Gather", "ShapeOf", "Broadcast", "Pad", "Tile", "ReadValue"}
-)
 _UNKNOWN_DIMENSION = 256  # stands for a dynamic dimension in estimates of memory
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """A model that statistics are taken of: the float model, or what SmoothQuant made of it.
-
-    Attributes:
-        model: names of operations are unique in it.
-        graph: NNCF's graph of it.
-        digests: of what each operation's outputs depend on, by name.
-        nodes: operations by name.
-        identity: equal for stages in which all names and digests are equal.
-        sensitive: operations of which it matters to others whether their output is looked at, see `_sensitive`.
-    """
-
-    model: ov.Model
-    graph: Any
-    digests: Mapping[str, str]
-    nodes: Mapping[str, Any]
-    identity: str
-    sensitive: frozenset[str]
-
-    @classmethod
-    def of(cls, model: ov.Model) -> Stage:
-        """Return the stage of a model."""
-        digests = runtime.operation_digests(model)
-        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-        return cls(
-            model=model,
-            graph=internals().build_graph(model),
-            digests=digests,
-            nodes=nodes,
-            identity=digest_of(sorted(digests.items())),
-            sensitive=_sensitive(nodes),
-        )
-
-    def looked_at(self, container: Any) -> frozenset[str]:
-        """Return the sensitive operations that a container's collectors look at."""
-        names = (_source(self, point.target_point)[0].get_friendly_name() for _, point, _ in container.get_tensor_collectors())
-        return self.sensitive.intersection(names)
-
-    def digests_with(self, looked_at: frozenset[str]) -> Mapping[str, str]:
-        """Return the digests where these sensitive operations are looked at: other ones for them and what depends on them."""
-        if not looked_at:
-            return self.digests
-        found: dict[str, str] = {}
-        for name, node in self.nodes.items():
-            sources = [value.get_node().get_friendly_name() for value in node.input_values()]
-            changed = [found[source] for source in sources if found[source] != self.digests[source]]
-            is_other = name in looked_at or bool(changed)
-            found[name] = digest_of((self.digests[name], name in looked_at, changed)) if is_other else self.digests[name]
-        return found
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -185,7 +120,7 @@ class Collection:
 
     def _branches(self, stage: Stage, digests: Mapping[str, str], point: Any, collector: Any) -> dict[str, _Branch]:
         """Return the branches of a collector by the name that its statistic has for them."""
-        node, port = _source(stage, point.target_point)
+        node, port = source_of(stage, point.target_point)
         tensor = f"{digests[node.get_friendly_name()]}:{port}"
         is_constant = node.get_type_name() == "Constant"
         reducers = {hash(reducer): reducer for reducer in collector.reducers}
@@ -263,7 +198,7 @@ class Collection:
             collector.register_statistic_branch("values", reducer, recorder, port)
             container.add_statistic_point(parts.StatisticPoint(branch.point, collector, f"branch {index}"))
             collectors.append(collector)
-        aggregator = _aggregator_type()(plain.nncf().Dataset(self._samples[:n_samples]))
+        aggregator = _aggregator_type()(plain.dataset(self._samples[:n_samples]))
         aggregator.register_statistic_points(container)
         aggregator.collect_statistics(stage.model, stage.graph)
         self.n_passes += 1
@@ -350,61 +285,6 @@ def _joined(branches: Sequence[_Branch]) -> list[tuple[_Branch, Any, int]]:
             joint[branch.key] = (reducer, port + branch.port)
             port += len(branch.reducer._quantile)
     return [(branch, *joint.get(branch.key, (branch.reducer, branch.port))) for branch in branches]
-
-
-def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
-    """Return the operations of which it matters, for rounding, whether their output is looked at.
-
-    OpenVINO fuses operations, but not across a tensor that something else reads as well. A convolution with its bias, a
-    residual sum, an activation that clips: these round the same, fused or not. A scale that is folded into weights, or a
-    normalization that becomes one operation, does not. So everything counts as sensitive but what is known not to be.
-    """
-
-    def kinds_of_inputs(node: Any) -> list[str]:
-        return [value.get_node().get_type_name() for value in node.input_values()]
-
-    def users_of(node: Any) -> list[Any]:
-        return [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
-
-    def kinds_of_users(node: Any) -> list[str]:
-        return [user.get_type_name() for user in users_of(node)]
-
-    def is_scaled(node: Any) -> bool:
-        return any(
-            user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users_of(node)
-        )
-
-    found = set()
-    for name, node in nodes.items():
-        kind, inputs = node.get_type_name(), kinds_of_inputs(node)
-        is_bias = kind == "Add" and "Constant" in inputs and bool(_WEIGHTED & set(inputs))
-        if kind in _WEIGHTED or is_bias:
-            is_safe = not is_scaled(node)
-        elif kind in _REDUCTIONS:
-            is_safe = not set(kinds_of_users(node)) & _ARITHMETIC
-        else:
-            is_safe = kind in _SAFE or (kind == "Add" and not {"Constant", "Convert"} & set(inputs))
-        if not is_safe:
-            found.add(name)
-    return frozenset(found)
-
-
-def _source(stage: Stage, point: Any) -> tuple[Any, int]:
-    """Return the operation and output port of the tensor that a target point names."""
-    node = stage.nodes[point.target_node_name]
-    if point.type.name == "POST_LAYER_OPERATION":
-        return node, point.port_id
-    value = node.input_value(point.port_id)
-    return stage.nodes[value.get_node().get_friendly_name()], value.get_index()
-
-
-def digest_of(content: Any, *arrays: Array) -> str:
-    """Return the SHA-256 of plain values, and of arrays bit for bit."""
-    digest = hashlib.sha256(repr(content).encode())
-    for array in arrays:
-        digest.update(repr((array.dtype.str, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _description(part: Any, leave_out: str = "") -> tuple[Any, ...]:

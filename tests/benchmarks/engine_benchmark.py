@@ -155,11 +155,7 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
         max_divergence=job.max_divergence,
     )  # fmt: skip
     # Profiled without the thread that builds ahead: time that a thread waits for the other one would count as its own.
-    side = (
-        Naive(spec, rules)
-        if kind == "naive"
-        else Engine(spec, rules, is_plain=kind == "plain", is_threaded=not is_profiled)
-    )
+    side = Naive(spec, rules) if kind == "naive" else Engine(spec, rules, is_plain=kind == "plain", is_threaded=not is_profiled)
     if kind != "naive":
         side.bench.reference("validation")
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

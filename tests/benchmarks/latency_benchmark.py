@@ -81,7 +81,10 @@ def spread(runners: Mapping[str, Callable[[], None]], seconds: list[float], repe
                 for column in np.array(pairs).T:
                     low, middle, high = np.percentile(column, [25, 50, 75])
                     cells.append(f"{(high - low) / middle:8.1%} {np.ptp(column) / middle:8.1%}")
-                print(f"{'busy core' if is_busy else 'idle':10s}{effort:12.2f}" + "".join(f"{cell:>20s}" for cell in cells), flush=True)
+                print(
+                    f"{'busy core' if is_busy else 'idle':10s}{effort:12.2f}" + "".join(f"{cell:>20s}" for cell in cells),
+                    flush=True,
+                )
 
 
 def verdicts(models: Mapping[str, Path], n_verdicts: int) -> None:

@@ -434,7 +434,10 @@ HOPELESS = Strategy(activations_range_estimator="MEAN_QUANTILE", subset_size=10)
 
 
 def test_equal_models_are_evaluated_once(long_bench):
-    twins = [Strategy(subset_size=12, overflow_fix="disable"), Strategy(subset_size=12, overflow_fix="enable", target_device="GPU")]
+    twins = [
+        Strategy(subset_size=12, overflow_fix="disable"),
+        Strategy(subset_size=12, overflow_fix="enable", target_device="GPU"),
+    ]
     built = [runtime.graph_digest(runtime.read_model(long_bench.build(strategy))) for strategy in twins]
     first, second = long_bench.evaluate_all([task(long_bench.spec, strategy) for strategy in twins])
     assert first.same_as is None

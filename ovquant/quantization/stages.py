@@ -1,0 +1,134 @@
+"""The models that statistics are taken of, and which of their tensors are the same whatever else is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovquant import runtime
+from ovquant.protocols import Array
+from ovquant.quantization.internals import internals
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
+# Sums over many values, which are part of a larger operation only where arithmetic follows.
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "AvgPool"})
+_ARITHMETIC = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "SquaredDifference", "Sqrt", "Exp"})
+# Operations that hand values on as they are, or clip or choose among them.
+_SAFE = frozenset(
+    {"Parameter", "Constant", "Result", "Relu", "Clamp", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+    | {"Split", "VariadicSplit", "Slice", "StridedSlice", "Gather", "ShapeOf", "Broadcast", "Pad", "Tile", "ReadValue"}
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A model that statistics are taken of: the float model, or what SmoothQuant made of it.
+
+    Attributes:
+        model: names of operations are unique in it.
+        graph: NNCF's graph of it.
+        digests: of what each operation's outputs depend on, by name.
+        nodes: operations by name.
+        identity: equal for stages in which all names and digests are equal.
+        sensitive: operations of which it matters to others whether their output is looked at, see `_sensitive`.
+    """
+
+    model: ov.Model
+    graph: Any
+    digests: Mapping[str, str]
+    nodes: Mapping[str, Any]
+    identity: str
+    sensitive: frozenset[str]
+
+    @classmethod
+    def of(cls, model: ov.Model) -> Stage:
+        """Return the stage of a model."""
+        digests = runtime.operation_digests(model)
+        nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+        return cls(
+            model=model,
+            graph=internals().build_graph(model),
+            digests=digests,
+            nodes=nodes,
+            identity=digest_of(sorted(digests.items())),
+            sensitive=_sensitive(nodes),
+        )
+
+    def looked_at(self, container: Any) -> frozenset[str]:
+        """Return the sensitive operations that a container's collectors look at."""
+        names = (source_of(self, point.target_point)[0].get_friendly_name() for _, point, _ in container.get_tensor_collectors())
+        return self.sensitive.intersection(names)
+
+    def digests_with(self, looked_at: frozenset[str]) -> Mapping[str, str]:
+        """Return the digests where these sensitive operations are looked at: other ones for them and what depends on them."""
+        if not looked_at:
+            return self.digests
+        found: dict[str, str] = {}
+        for name, node in self.nodes.items():
+            sources = [value.get_node().get_friendly_name() for value in node.input_values()]
+            changed = [found[source] for source in sources if found[source] != self.digests[source]]
+            is_other = name in looked_at or bool(changed)
+            found[name] = digest_of((self.digests[name], name in looked_at, changed)) if is_other else self.digests[name]
+        return found
+
+
+def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
+    """Return the operations of which it matters, for rounding, whether their output is looked at.
+
+    OpenVINO fuses operations, but not across a tensor that something else reads as well. A convolution with its bias, a
+    residual sum, an activation that clips: these round the same, fused or not. A scale that is folded into weights, or a
+    normalization that becomes one operation, does not. So everything counts as sensitive but what is known not to be.
+    """
+
+    def kinds_of_inputs(node: Any) -> list[str]:
+        return [value.get_node().get_type_name() for value in node.input_values()]
+
+    def users_of(node: Any) -> list[Any]:
+        return [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
+
+    def kinds_of_users(node: Any) -> list[str]:
+        return [user.get_type_name() for user in users_of(node)]
+
+    def is_scaled(node: Any) -> bool:
+        return any(
+            user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users_of(node)
+        )
+
+    found = set()
+    for name, node in nodes.items():
+        kind, inputs = node.get_type_name(), kinds_of_inputs(node)
+        is_bias = kind == "Add" and "Constant" in inputs and bool(_WEIGHTED & set(inputs))
+        if kind in _WEIGHTED or is_bias:
+            is_safe = not is_scaled(node)
+        elif kind in _REDUCTIONS:
+            is_safe = not set(kinds_of_users(node)) & _ARITHMETIC
+        else:
+            is_safe = kind in _SAFE or (kind == "Add" and not {"Constant", "Convert"} & set(inputs))
+        if not is_safe:
+            found.add(name)
+    return frozenset(found)
+
+
+def source_of(stage: Stage, point: Any) -> tuple[Any, int]:
+    """Return the operation and output port of the tensor that a target point names."""
+    node = stage.nodes[point.target_node_name]
+    if point.type.name == "POST_LAYER_OPERATION":
+        return node, point.port_id
+    value = node.input_value(point.port_id)
+    return stage.nodes[value.get_node().get_friendly_name()], value.get_index()
+
+
+def digest_of(content: Any, *arrays: Array) -> str:
+    """Return the SHA-256 of plain values, and of arrays bit for bit."""
+    digest = hashlib.sha256(repr(content).encode())
+    for array in arrays:
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
