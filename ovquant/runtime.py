@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -421,8 +422,10 @@ class CompiledModel:
         except RuntimeError as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         finally:
-            for request in busy:
+            for request in busy:  # a request must not go while it runs
                 request.cancel()
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
 
     def _result(self, request: Any) -> dict[str, Array]:
         request.wait()
