@@ -403,9 +403,15 @@ class CompiledModel:
     def infer_many(self, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
         """Yield output name -> array for each sample in order; as many are under way at a time as the device likes.
 
+        With dynamic shapes it is one at a time: requests of the CPU plugin then share memory, and starting one while another
+        runs has been seen to crash.
+
         Raises:
             ModelError: the model cannot be run on one of them.
         """
+        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
+            yield from map(self.infer, samples)
+            return
         free = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
         busy: collections.deque[Any] = collections.deque()
         try:
