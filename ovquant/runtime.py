@@ -403,32 +403,28 @@ class CompiledModel:
     def infer_many(self, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
         """Yield output name -> array for each sample in order; as many are under way at a time as the device likes.
 
-        With dynamic shapes it is one at a time: requests of the CPU plugin then share memory, and starting one while another
-        runs has been seen to crash.
-
         Raises:
             ModelError: the model cannot be run on one of them.
         """
-        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
-            yield from map(self.infer, samples)
-            return
         free = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
-        busy: collections.deque[Any] = collections.deque()
+        busy: collections.deque[tuple[Any, Sample]] = collections.deque()
         try:
             for sample in samples:
                 if not free:
-                    free.append(busy[0])
-                    yield self._result(busy.popleft())
+                    free.append(busy[0][0])
+                    yield self._result(busy.popleft()[0])
                 request = free.pop()
-                # Copied in: the CPU plugin has been seen to write to arrays that were shared with it, after the inference.
-                request.start_async(dict(sample), share_inputs=False)
-                busy.append(request)
+                # The CPU plugin has been seen to write to arrays that were shared with it, after the inference, and to crash
+                # on some dynamic shapes where they were not: so it gets copies, which live as long as the request runs.
+                own = {name: array.copy() for name, array in sample.items()}
+                request.start_async(own, share_inputs=True)
+                busy.append((request, own))
             while busy:
-                yield self._result(busy.popleft())
+                yield self._result(busy.popleft()[0])
         except RuntimeError as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         finally:
-            for request in busy:  # a request must not go while it runs
+            for request, _ in busy:  # a request must not go while it runs
                 request.cancel()
                 with contextlib.suppress(RuntimeError):
                     request.wait()
@@ -438,6 +434,8 @@ class CompiledModel:
         return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._output_names)}
 
     def _n_requests(self) -> int:
+        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
+            return 1
         try:
             return max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
         except RuntimeError:
