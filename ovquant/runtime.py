@@ -340,7 +340,12 @@ def device_precisions(device: str) -> frozenset[str]:
 
 
 class CompiledModel:
-    """A model compiled for a device, run one sample at a time."""
+    """A model compiled for a device, run one sample at a time.
+
+    The CPU plugin keeps pointers to the last request's inputs and outputs, and has been seen to write there when the next
+    request begins, with dynamic shapes at least. So requests live as long as the model, and inputs are copies that outlive
+    the inferences after them.
+    """
 
     def __init__(
         self, model: ov.Model, device: str, properties: Mapping[str, Any], precision: InferencePrecision | None = None
@@ -365,7 +370,9 @@ class CompiledModel:
         except Exception as error:
             raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
         self.compile_s = time.perf_counter() - start
-        self._request = self._compiled.create_infer_request()
+        self._requests = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
+        self._timed: list[Any] = []
+        self._inputs: collections.deque[Sample] = collections.deque(maxlen=2 * len(self._requests) + 2)
         self._output_names = output_names(self._compiled)
 
     @property
@@ -390,7 +397,7 @@ class CompiledModel:
             ModelError: the model cannot be run on it.
         """
         try:
-            results = self._request.infer(dict(sample))
+            results = self._requests[0].infer(self._copied(sample), share_inputs=True)
         except Exception as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         return {name: np.array(results[index]) for index, name in enumerate(self._output_names)}
@@ -406,28 +413,30 @@ class CompiledModel:
         Raises:
             ModelError: the model cannot be run on one of them.
         """
-        free = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
-        busy: collections.deque[tuple[Any, Sample]] = collections.deque()
+        free = list(self._requests)
+        busy: collections.deque[Any] = collections.deque()
         try:
             for sample in samples:
                 if not free:
-                    free.append(busy[0][0])
-                    yield self._result(busy.popleft()[0])
+                    free.append(busy[0])
+                    yield self._result(busy.popleft())
                 request = free.pop()
-                # The CPU plugin has been seen to write to arrays that were shared with it, after the inference, and to crash
-                # on some dynamic shapes where they were not: so it gets copies, which live as long as the request runs.
-                own = {name: array.copy() for name, array in sample.items()}
-                request.start_async(own, share_inputs=True)
-                busy.append((request, own))
+                request.start_async(self._copied(sample), share_inputs=True)
+                busy.append(request)
             while busy:
-                yield self._result(busy.popleft()[0])
+                yield self._result(busy.popleft())
         except RuntimeError as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
         finally:
-            for request, _ in busy:  # a request must not go while it runs
+            for request in busy:  # the next one to use it finds it at rest
                 request.cancel()
                 with contextlib.suppress(RuntimeError):
                     request.wait()
+
+    def _copied(self, sample: Sample) -> dict[str, Array]:
+        copied = {name: array.copy() for name, array in sample.items()}
+        self._inputs.append(copied)
+        return copied
 
     def _result(self, request: Any) -> dict[str, Array]:
         request.wait()
@@ -446,6 +455,7 @@ class CompiledModel:
         request = self._compiled.create_infer_request()
         for name, array in sample.items():
             request.set_tensor(name, _ov().Tensor(np.ascontiguousarray(array)))
+        self._timed.append(request)
 
         # Synchronous: an asynchronous request adds the wake-up of a thread, which varies far more than small models take.
         def run() -> None:

@@ -11,14 +11,14 @@ from ovquant.quantization import plain
 _SERIES = "3.4."
 _PARTS = {
     "nncf.common.factory": ("EngineFactory", "build_graph"),
-    "nncf.common.tensor_statistics.collectors": ("AggregatorBase", "NoopAggregator", "TensorCollector"),
+    "nncf.common.tensor_statistics.collectors": ("AggregatorBase", "NoopAggregator", "RawReducer", "TensorCollector"),
     "nncf.common.tensor_statistics.statistical_functions": ("mean_per_channel",),
     "nncf.common.tensor_statistics.statistic_point": ("StatisticPoint", "StatisticPointsContainer"),
     "nncf.openvino.graph.model_utils": ("remove_friendly_name_duplicates",),
     "nncf.openvino.graph.node_utils": ("get_number_if_op",),
     "nncf.openvino.quantization.quantize_model": ("compress_quantize_weights_transformation", "dump_parameters"),
     "nncf.openvino.statistics.aggregator": ("OVStatisticsAggregator",),
-    "nncf.openvino.statistics.collectors": ("OVMinReducer", "OVQuantileReducer"),
+    "nncf.openvino.statistics.collectors": ("OVQuantileReducer",),
     "nncf.quantization.advanced_parameters": ("convert_to_dict_recursively",),
     "nncf.quantization.algorithms.fast_bias_correction.algorithm": ("FastBiasCorrection",),
     "nncf.quantization.algorithms.min_max.algorithm": ("MinMaxQuantization",),

@@ -13,8 +13,15 @@ _LARGEST_TAIL = 0.2
 _NEGATIVE_ZERO = np.uint32(0x80000000)
 
 
+def has_negative_zeros(values: NDArray[np.float32]) -> bool:
+    """Return whether the order of equal values shows: which of zeros of both signs comes first is numpy's own affair."""
+    return bool((np.ascontiguousarray(values).view(np.uint32) == _NEGATIVE_ZERO).any())
+
+
 def quantiles(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.float64]:
     """Return quantiles of all values, linearly interpolated as ``numpy.quantile(values.astype(float64), at)`` does it.
+
+    They are equal bit for bit, except that a zero may have the other sign where there are zeros of both.
 
     A sample bounds each tail; only what lies in it is searched. The bound need not be right: a tail that turns out too small
     is searched among all values.
@@ -28,9 +35,7 @@ def quantiles(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.fl
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)])
-    # Which of zeros of both signs comes first is numpy's own affair.
-    is_odd = not np.isfinite(flat.min()) or not np.isfinite(flat.max()) or bool((flat.view(np.uint32) == _NEGATIVE_ZERO).any())
-    if is_odd:
+    if not np.isfinite(flat.min()) or not np.isfinite(flat.max()):
         return np.asarray(np.quantile(flat.astype(np.float64), at))
     return np.array([_quantile(flat, sample, float(share)) for share in at])
 

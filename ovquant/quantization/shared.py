@@ -85,7 +85,7 @@ class SharedQuantizer:
         Faults are left to `quantize`, which meets them again for the strategy that has them.
         """
         with self._shared():
-            self._require_no_branches()
+            self._require_shareable()
             pipelines = []
             for strategy in strategies:
                 with contextlib.suppress(Exception):
@@ -115,9 +115,11 @@ class SharedQuantizer:
             if self.fallback is None:
                 self.fallback = f"{type(error).__name__}: {first_line(error)}"
 
-    def _require_no_branches(self) -> None:
+    def _require_shareable(self) -> None:
         if internals().get_number_if_op(self._model) > 0:
             raise NotImplementedError("the model has branches (If), whose bodies NNCF quantizes one by one")
+        if any(array.size == 0 for sample in self._samples for array in sample.values()):
+            raise NotImplementedError("a sample has an array without elements, which NNCF leaves out")
 
     def _pipeline(self, strategy: Strategy) -> Any:
         return internals().create_ptq_pipeline(**plain.arguments(strategy, self._operations))
@@ -137,7 +139,7 @@ class SharedQuantizer:
             collection.collect(stage, [self._points(pipeline, last, stage, strategy) for strategy, pipeline in members])
 
     def _quantize(self, strategy: Strategy) -> ov.Model:
-        self._require_no_branches()
+        self._require_shareable()
         parts = internals()
         pipeline = self._pipeline(strategy)
         collection, _ = self._opened()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,15 +124,10 @@ def test_another_instance_sees_what_was_put_later(tmp_path):
     assert_same(second.get(OTHER), [np.ones(2)])
 
 
-def put_elsewhere(folder: Path) -> None:
-    ArrayStore(folder).put({KEY: [np.arange(4, dtype=np.float32)]})
-
-
 def test_entry_of_another_process_is_seen(tmp_path):
     store = ArrayStore(tmp_path)
     assert not store.has(KEY)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(put_elsewhere, tmp_path).result(timeout=60)
+    children.in_another_process(children.put, tmp_path, KEY, np.arange(4, dtype=np.float32))
     assert_same(store.get(KEY), [np.arange(4, dtype=np.float32)])
 
 

@@ -1,0 +1,56 @@
+"""What tests run in other processes: a child imports it by name, which it cannot do with a test module."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ovquant import runtime
+from ovquant.protocols import Sample
+from ovquant.quantization.shared import SharedQuantizer
+from ovquant.quantization.store import ArrayStore
+from ovquant.strategy import Strategy
+
+Found = TypeVar("Found")
+
+
+def in_another_process(function: Callable[..., Found], *arguments: Any) -> Found:
+    """Return what a function of this module returns in a new interpreter."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result(timeout=120)
+
+
+def put(folder: Path, key: str, array: np.ndarray) -> None:
+    ArrayStore(folder).put({key: [array]})
+
+
+def quantize(path: Path, samples: list[Sample], store: Path, strategies: Sequence[Strategy]) -> tuple[list[str], int, str | None]:
+    """Return the models' digests, how many passes they took, and why statistics were not shared."""
+    model = runtime.read_model(path)
+    quantizer = SharedQuantizer(model, runtime.operations(model), samples, ArrayStore(store))
+    digests = [runtime.graph_digest(quantizer.quantize(strategy)) for strategy in strategies]
+    return digests, quantizer.n_passes, quantizer.fallback
+
+
+def arrays_written_to(path: Path, samples: list[Sample]) -> int:
+    """Run a model in several ways in turns; return how many arrays that are nobody's business were changed meanwhile."""
+    compiled = runtime.CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
+    before = [{key: array.copy() for key, array in sample.items()} for sample in samples]
+    n_changed = 0
+    for start in range(0, 30, 5):
+        if start % 2:
+            list(compiled.infer_many(samples[start : start + 5]))
+        else:
+            compiled.runner(samples[start])()
+        # In place of what was freed.
+        others = [np.full_like(array, 7) for _ in range(6) for array in samples[start].values()]
+        compiled.infer(samples[start + 5])
+        n_changed += sum(bool((array != 7).any()) for array in others)
+    for sample, kept in zip(samples, before, strict=True):
+        n_changed += sum(not np.array_equal(sample[key], kept[key]) for key in sample)
+    return n_changed

@@ -1,0 +1,107 @@
+"""Quantiles of one tensor in a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.branches import absolute, assert_equal, branch, quantiles
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from nncf.common.tensor_statistics.collectors import RawReducer
+from nncf.tensor import Tensor
+
+from ovquant.protocols import Array
+from ovquant.quantization import branches, passes
+from ovquant.quantization import quantiles as tails
+
+
+def reducers_of(members: Sequence[branches.Branch]) -> list[Any]:
+    return [reducer for _, reducer, _ in passes.joined(members)]
+
+
+def test_quantiles_of_one_tensor_are_taken_by_one_reducer():
+    members = [branch("low", reducer=quantiles(0.01)), branch("high", reducer=quantiles(0.99))]
+    first, second = reducers_of(members)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert sorted(first._quantile) == [0.01, 0.99]
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=3), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+def test_joint_quantiles_equal_separate_ones_bit_for_bit(shares, seed):
+    members = [
+        branch(f"{index} {port}", reducer=quantiles(*chosen), port=port)
+        for index, chosen in enumerate(shares)
+        for port in range(len(chosen))
+    ]
+    values = np.random.default_rng(seed).normal(size=(1, 3, 7)).astype(np.float32)
+    joined = passes.joined(members)
+    assert [found.key for found, _, _ in joined] == [member.key for member in members]
+    for member, reducer, port in joined:
+        mine, theirs = reducer([Tensor(values)])[port], member.reducer([Tensor(values)])[member.port]
+        assert_equal([mine.data], [theirs.data])
+
+
+@given(
+    hnp.arrays(np.float32, (2, 3, 5), elements=st.floats(-1e6, 1e6, width=32)), st.lists(st.floats(0, 1), min_size=2, max_size=4)
+)
+def test_joint_quantiles_of_whole_tensors_equal_separate_ones_bit_for_bit(values, shares):
+    members = [branch(str(share), reducer=quantiles(share, axes=None)) for share in shares]
+    for _ in range(2):  # the first time may be another way than the next
+        for member, reducer, port in passes.joined(members):
+            mine, theirs = reducer([Tensor(values)])[port], member.reducer([Tensor(values)])[member.port]
+            assert_equal([np.asarray(mine.data)], [np.asarray(theirs.data)])
+
+
+DRAWN: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "heavy tails": lambda rng, n: rng.standard_cauchy(size=n) ** 3,
+    "mostly zero": lambda rng, n: np.maximum(rng.normal(loc=-1, size=n), 0),
+    "few values": lambda rng, n: rng.integers(0, 4, size=n) / 3,
+    "one value": lambda rng, n: np.full(n, 0.1),
+    "sorted": lambda rng, n: np.sort(rng.normal(size=n)),
+    "rare and large": lambda rng, n: np.where(rng.random(n) < 2e-4, 1e6, rng.normal(size=n)),
+    "both zeros": lambda rng, n: rng.choice([-0.0, 0.0, 1.0], size=n),
+    "not finite": lambda rng, n: rng.choice([np.inf, -np.inf, 1.0, 2.0], size=n),
+}
+
+
+@given(
+    st.sampled_from(sorted(DRAWN)),
+    st.integers(1, 40) | st.integers(4000, 30_000),
+    st.lists(
+        st.sampled_from([0, 1e-4, 1e-3, 0.01, 0.19, 0.21, 0.5, 0.9, 0.99, 0.9999, 1]) | st.floats(0, 1), min_size=1, max_size=3
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_quantiles_found_faster_equal_those_of_numpy_but_for_the_sign_of_zeros(name, n_values, shares, seed):
+    values = DRAWN[name](np.random.default_rng(seed), n_values).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        found, expected = tails.quantiles(values, shares), np.quantile(values.astype(np.float64), shares)
+    # Zeros of both signs are left to numpy itself by the caller.
+    assert_equal([found + 0.0], [expected + 0.0])
+
+
+APART = {
+    "of other tensors": [branch("a", reducer=quantiles(0.1)), branch("b", reducer=quantiles(0.9), tensor="other")],
+    "of other numbers of samples": [branch("a", reducer=quantiles(0.1)), branch("b", reducer=quantiles(0.9), n_samples=3)],
+    "over other axes": [branch("a", reducer=quantiles(0.1)), branch("b", reducer=quantiles(0.9, axes=(0,)))],
+    "of absolute values": [branch("a", reducer=quantiles(0.1)), branch("b", reducer=absolute(0.9))],
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_other_quantiles_are_taken_apart(name):
+    found = reducers_of(APART[name])
+    assert [list(reducer._quantile) for reducer in found] == [[0.1], [0.9]]
+
+
+def test_reducers_without_quantiles_stay_as_they_are():
+    members = [branch("min"), branch("raw", reducer=RawReducer(), port=0), branch("low", reducer=quantiles(0.1))]
+    (_, first, _), (_, second, _), _ = passes.joined(members)
+    assert first is members[0].reducer
+    assert second is members[1].reducer
