@@ -17,6 +17,7 @@ from ovquant import runtime
 from ovquant.building import Builder
 from ovquant.datasets.splits import Samples
 from ovquant.errors import DataError, ModelError, OvquantError, did_you_mean, first_line
+from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.latency import SystemClock, measure, summarize
 from ovquant.metrics import divergence, intervals
@@ -78,7 +79,7 @@ class _Candidate:
     failure: Failure | None = None
     path: Path = Path()
     model: Any = None
-    compiled: runtime.CompiledModel | None = None
+    compiled: CompiledModel | None = None
     graph_digest: str = ""
     structure: str | None = None
     latency: Latency | None = None
@@ -402,13 +403,13 @@ class Workbench:
         if names != [info.name for info in self.inputs] or shapes != [str(p.get_partial_shape()) for p in self.model.outputs]:
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
 
-    def _compile(self, model: Any, precision: InferencePrecision | None, *, is_quick: bool = False) -> runtime.CompiledModel:
+    def _compile(self, model: Any, precision: InferencePrecision | None, *, is_quick: bool = False) -> CompiledModel:
         properties = dict(self.spec.target.compile_properties)
         if is_quick:
             properties["PERFORMANCE_HINT"] = "THROUGHPUT"
-        return runtime.CompiledModel(model, self.spec.device, properties, precision)
+        return CompiledModel(model, self.spec.device, properties, precision)
 
-    def _time(self, compiled: Sequence[runtime.CompiledModel], plan: MeasurementPlan) -> list[Latency]:
+    def _time(self, compiled: Sequence[CompiledModel], plan: MeasurementPlan) -> list[Latency]:
         sample = self.samples.sample(self.samples.items("validation")[0])
         runners = {str(index): model.runner(sample) for index, model in enumerate(compiled)}
         with self._builder.paused():

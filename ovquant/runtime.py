@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,14 +13,14 @@ import numpy as np
 
 from ovquant.environment import silence_telemetry
 from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
-from ovquant.protocols import Array, Sample
 from ovquant.scopes import QUANTIZABLE_TYPES, Operation
 from ovquant.strategy import InferencePrecision
 
 if TYPE_CHECKING:
     import openvino as ov
 
-_PRECISION_NAMES: dict[str, InferencePrecision] = {
+# OpenVINO's names of precisions -> ours.
+PRECISION_NAMES: dict[str, InferencePrecision] = {
     "float32": "f32",
     "f32": "f32",
     "bfloat16": "bf16",
@@ -37,16 +34,18 @@ _LOW_BIT_TYPES = frozenset({"int8_t", "uint8_t", "int4_t", "uint4_t", "i8", "u8"
 
 
 @functools.cache
-def _ov() -> Any:
+def openvino() -> Any:
+    """Return the package, imported once, without telemetry."""
     silence_telemetry()
-    import openvino
+    import openvino as package
 
-    return openvino
+    return package
 
 
 @functools.cache
-def _core() -> ov.Core:
-    return cast("ov.Core", _ov().Core())
+def core() -> ov.Core:
+    """Return OpenVINO's entry point, made once."""
+    return cast("ov.Core", openvino().Core())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +81,9 @@ def read_model(path: Path) -> ov.Model:
         raise ModelError(f"{path}: the weights file {path.with_suffix('.bin').name} is missing beside it")
     try:
         if path.suffix == ".xml":
-            return _core().read_model(str(path))
+            return core().read_model(str(path))
         # Not read_model: it leaves biases behind shape computations, where NNCF's bias correction does not find them.
-        return cast("ov.Model", _ov().convert_model(str(path)))
+        return cast("ov.Model", openvino().convert_model(str(path)))
     except Exception as error:
         raise ModelError(f"{path}: OpenVINO cannot read this model: {first_line(error)}") from error
 
@@ -273,7 +272,7 @@ def save_model(model: ov.Model, path: Path, precision: InferencePrecision | None
     if precision is not None:
         model.set_rt_info(precision, _PRECISION_NOTE)
     partial = path.with_name(f"partial-{path.name}")
-    _ov().save_model(model, str(partial), compress_to_fp16=False)
+    openvino().save_model(model, str(partial), compress_to_fp16=False)
     partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
     partial.replace(path)
 
@@ -282,7 +281,7 @@ def noted_precision(model: ov.Model) -> InferencePrecision | None:
     """Return what `save_model` noted; None for other models."""
     if not model.has_rt_info(_PRECISION_NOTE):
         return None
-    return _PRECISION_NAMES.get(str(model.get_rt_info(_PRECISION_NOTE).astype(str)))
+    return PRECISION_NAMES.get(str(model.get_rt_info(_PRECISION_NOTE).astype(str)))
 
 
 def size_bytes(path: Path) -> int:
@@ -292,7 +291,7 @@ def size_bytes(path: Path) -> int:
 
 def available_devices() -> list[str]:
     """Return the OpenVINO devices of this machine."""
-    return list(_core().available_devices)
+    return list(core().available_devices)
 
 
 _KNOWN_DEVICES = frozenset({"CPU", "GPU", "NPU", "AUTO", "MULTI", "HETERO", "BATCH"})
@@ -325,12 +324,12 @@ def require_device(device: str, where: str) -> None:
 
 def device_capabilities(device: str) -> frozenset[str]:
     """Return OpenVINO's OPTIMIZATION_CAPABILITIES of a device."""
-    return frozenset(_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    return frozenset(core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
 
 
 def device_name(device: str) -> str:
     """Return the device's full name."""
-    return str(_core().get_property(device, "FULL_DEVICE_NAME")).strip()
+    return str(core().get_property(device, "FULL_DEVICE_NAME")).strip()
 
 
 def device_precisions(device: str) -> frozenset[str]:
@@ -339,129 +338,9 @@ def device_precisions(device: str) -> frozenset[str]:
     return frozenset({"f32"} | {known[name] for name in device_capabilities(device) if name in known})
 
 
-class CompiledModel:
-    """A model compiled for a device, run one sample at a time.
-
-    The CPU plugin keeps pointers to the last request's inputs and outputs, and has been seen to write there when the next
-    request begins, with dynamic shapes at least. So requests live as long as the model, and inputs are copies that outlive
-    the inferences after them.
-    """
-
-    def __init__(
-        self, model: ov.Model, device: str, properties: Mapping[str, Any], precision: InferencePrecision | None = None
-    ) -> None:
-        """Compile.
-
-        Args:
-            model: what to compile.
-            device: OpenVINO device.
-            properties: compile properties.
-            precision: goes over ``INFERENCE_PRECISION_HINT`` in `properties`; None leaves it.
-
-        Raises:
-            ModelError: the device's plugin cannot compile it.
-        """
-        config = dict(properties)
-        if precision is not None:
-            config["INFERENCE_PRECISION_HINT"] = precision
-        start = time.perf_counter()
-        try:
-            self._compiled = _core().compile_model(model, device, config)
-        except Exception as error:
-            raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
-        self.compile_s = time.perf_counter() - start
-        self._requests = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
-        self._timed: list[Any] = []
-        self._inputs: collections.deque[Sample] = collections.deque(maxlen=2 * len(self._requests) + 2)
-        self._output_names = output_names(self._compiled)
-
-    @property
-    def precision(self) -> InferencePrecision:
-        """The float precision that the device runs it in."""
-        found = self._compiled.get_property("INFERENCE_PRECISION_HINT")
-        name = found.get_type_name() if hasattr(found, "get_type_name") else str(found)
-        return _PRECISION_NAMES.get(name, "f32")
-
-    @property
-    def n_threads(self) -> int:
-        """Inference threads; 0 where the device has none to tell."""
-        try:
-            return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        except RuntimeError:
-            return 0
-
-    def infer(self, sample: Sample) -> dict[str, Array]:
-        """Return output name -> array for one sample.
-
-        Raises:
-            ModelError: the model cannot be run on it.
-        """
-        try:
-            results = self._requests[0].infer(self._copied(sample), share_inputs=True)
-        except Exception as error:
-            raise ModelError(f"inference failed: {first_line(error)}") from error
-        return {name: np.array(results[index]) for index, name in enumerate(self._output_names)}
-
-    @property
-    def compiled(self) -> ov.CompiledModel:
-        """OpenVINO's own object."""
-        return self._compiled
-
-    def infer_many(self, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
-        """Yield output name -> array for each sample in order; as many are under way at a time as the device likes.
-
-        Raises:
-            ModelError: the model cannot be run on one of them.
-        """
-        free = list(self._requests)
-        busy: collections.deque[Any] = collections.deque()
-        try:
-            for sample in samples:
-                if not free:
-                    free.append(busy[0])
-                    yield self._result(busy.popleft())
-                request = free.pop()
-                request.start_async(self._copied(sample), share_inputs=True)
-                busy.append(request)
-            while busy:
-                yield self._result(busy.popleft())
-        except RuntimeError as error:
-            raise ModelError(f"inference failed: {first_line(error)}") from error
-        finally:
-            for request in busy:  # the next one to use it finds it at rest
-                request.cancel()
-                with contextlib.suppress(RuntimeError):
-                    request.wait()
-
-    def _copied(self, sample: Sample) -> dict[str, Array]:
-        copied = {name: array.copy() for name, array in sample.items()}
-        self._inputs.append(copied)
-        return copied
-
-    def _result(self, request: Any) -> dict[str, Array]:
-        request.wait()
-        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._output_names)}
-
-    def _n_requests(self) -> int:
-        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
-            return 1
-        try:
-            return max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
-        except RuntimeError:
-            return 2
-
-    def runner(self, sample: Sample) -> Callable[[], None]:
-        """Return a function that runs one inference on `sample`, to be timed: inputs are set here, outputs not copied."""
-        request = self._compiled.create_infer_request()
-        for name, array in sample.items():
-            request.set_tensor(name, _ov().Tensor(np.ascontiguousarray(array)))
-        self._timed.append(request)
-
-        # Synchronous: an asynchronous request adds the wake-up of a thread, which varies far more than small models take.
-        def run() -> None:
-            request.infer(share_outputs=True)
-
-        return run
+def has_state(model: ov.Model) -> bool:
+    """Return whether a model remembers something from one inference to the next."""
+    return len(model.get_sinks()) > 0
 
 
 def unnamed_inputs(model: ov.Model) -> Sequence[str]:

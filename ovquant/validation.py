@@ -12,9 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ovquant import racing, runtime
+from ovquant import racing
 from ovquant.datasets.splits import Item, Samples
 from ovquant.errors import DataError, ModelError
+from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.metrics import divergence, intervals
 from ovquant.protocols import Array, Metric
@@ -77,7 +78,7 @@ class Validator:
         self._metrics = metrics
         self._output_names = output_names
 
-    def refer(self, compiled: runtime.CompiledModel, split: Split, what: str) -> Reference:
+    def refer(self, compiled: CompiledModel, split: Split, what: str) -> Reference:
         """Run the reference.
 
         Raises:
@@ -111,8 +112,8 @@ class Validator:
 
     def validate(
         self,
-        compiled: runtime.CompiledModel,
-        recompile: Callable[[], runtime.CompiledModel] | None,
+        compiled: CompiledModel,
+        recompile: Callable[[], CompiledModel] | None,
         split: Split,
         reference: Reference,
         kinds: Mapping[str, OutputKind],
@@ -175,8 +176,8 @@ class Validator:
 
     def _quickened(
         self,
-        compiled: runtime.CompiledModel,
-        recompile: Callable[[], runtime.CompiledModel] | None,
+        compiled: CompiledModel,
+        recompile: Callable[[], CompiledModel] | None,
         items: Sequence[Item],
         outputs: Columns,
         what: str,
@@ -193,9 +194,7 @@ class Validator:
             chosen = self._if_equal(recompile, items[: min(_N_CHECKED, n_first)], outputs) or compiled
         yield from self._run(chosen, items[n_first:], outputs, what)
 
-    def _if_equal(
-        self, recompile: Callable[[], runtime.CompiledModel], items: Sequence[Item], outputs: Columns
-    ) -> runtime.CompiledModel | None:
+    def _if_equal(self, recompile: Callable[[], CompiledModel], items: Sequence[Item], outputs: Columns) -> CompiledModel | None:
         """Return the model compiled for throughput if it gives the same outputs bit for bit."""
         checked = self._empty()
         try:
@@ -207,7 +206,7 @@ class Validator:
         pairs = [pair for name in checked for pair in zip(checked[name], outputs[name], strict=False)]
         return quick if all(np.array_equal(mine, theirs) for mine, theirs in pairs) else None
 
-    def _run(self, compiled: runtime.CompiledModel, items: Sequence[Item], outputs: Columns, what: str) -> Iterator[None]:
+    def _run(self, compiled: CompiledModel, items: Sequence[Item], outputs: Columns, what: str) -> Iterator[None]:
         """Append the outputs of one item after the other."""
         for item, results in zip(items, compiled.infer_many(map(self._samples.sample, items)), strict=True):
             for name, array in zip(self._output_names, results.values(), strict=True):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ovquant import runtime
+from ovquant.inference import CompiledModel
 from ovquant.protocols import Sample
 from ovquant.quantization.shared import SharedQuantizer
 from ovquant.quantization.store import ArrayStore
@@ -39,7 +40,7 @@ def quantize(path: Path, samples: list[Sample], store: Path, strategies: Sequenc
 
 def arrays_written_to(path: Path, samples: list[Sample]) -> int:
     """Run a model in several ways in turns; return how many arrays that are nobody's business were changed meanwhile."""
-    compiled = runtime.CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
+    compiled = CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
     before = [{key: array.copy() for key, array in sample.items()} for sample in samples]
     n_changed = 0
     for start in range(0, 30, 5):

@@ -247,9 +247,9 @@ def normalized(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def float_logits(model: Path, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what OpenVINO makes of a batch at f32, one item at a time, shape [n, classes]."""
-    from ovquant import runtime
+    from ovquant import inference, runtime
 
-    compiled = runtime.CompiledModel(runtime.read_model(model), "CPU", {}, "f32")
+    compiled = inference.CompiledModel(runtime.read_model(model), "CPU", {}, "f32")
     return np.concatenate([compiled.infer({"image": item[np.newaxis]})["logits"] for item in batch])
 
 

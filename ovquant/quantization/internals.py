@@ -10,12 +10,13 @@ from ovquant.quantization import plain
 
 _SERIES = "3.4."
 _PARTS = {
-    "nncf.common.factory": ("EngineFactory", "build_graph"),
+    "nncf.common": ("insertion_point_graph",),
+    "nncf.common.factory": ("EngineFactory", "ModelTransformerFactory", "build_graph"),
     "nncf.common.tensor_statistics.collectors": ("AggregatorBase", "NoopAggregator", "RawReducer", "TensorCollector"),
     "nncf.common.tensor_statistics.statistical_functions": ("mean_per_channel",),
     "nncf.common.tensor_statistics.statistic_point": ("StatisticPoint", "StatisticPointsContainer"),
     "nncf.openvino.graph.model_utils": ("remove_friendly_name_duplicates",),
-    "nncf.openvino.graph.node_utils": ("get_number_if_op",),
+    "nncf.openvino.graph.node_utils": ("get_number_if_op", "get_result_node_name"),
     "nncf.openvino.quantization.quantize_model": ("compress_quantize_weights_transformation", "dump_parameters"),
     "nncf.openvino.statistics.aggregator": ("OVStatisticsAggregator",),
     "nncf.openvino.statistics.collectors": ("OVQuantileReducer",),
@@ -32,6 +33,7 @@ _METHODS = {
     "MinMaxQuantization": ("get_cached_statistic_points", "get_statistic_points"),
     "OVQuantileReducer": ("_reduce_out_of_place",),
     "OVStatisticsAggregator": ("_register_statistics", "collect_statistics", "register_statistic_points"),
+    "insertion_point_graph": ("find_subgraphs_matching_pattern",),
     "TensorCollector": ("create_statistics_container", "register_statistic_branch", "set_cache"),
 }
 

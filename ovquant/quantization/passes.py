@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ovquant import runtime
+from ovquant.inference import outputs_of_each
 from ovquant.protocols import Sample
 from ovquant.quantization import plain
 from ovquant.quantization.branches import Branch, description
@@ -72,11 +73,16 @@ class _Points:
 
     def add(self, branch: Branch, reducer: Any, aggregator: Any, port: int = 0) -> Any:
         """Return a new collector at the tensor of a branch."""
+        is_kept = isinstance(aggregator, internals().NoopAggregator)
         if branch.is_whole:
             watching = self._outside.setdefault(branch.tensor, {})
             reducer = watching.setdefault(hash(reducer), _watching(reducer))
+            reducer.is_kept = reducer.is_kept or is_kept
         else:
             self._inside.add((branch.tensor, repr(description(reducer))))
+            if not reducer.inplace:
+                reducer = _watching(reducer)
+                reducer.is_kept = is_kept
         collector = internals().TensorCollector()
         collector.register_statistic_branch("values", reducer, aggregator, port)
         point = internals().StatisticPoint(branch.point, collector, f"branch {self._n_collectors}")
@@ -119,6 +125,7 @@ def _watching(reducer: Any) -> Any:
     found = copy.copy(reducer)
     found.__class__ = _watching_type(reducer.__class__)
     found.digests = []
+    found.is_kept = False
     return found
 
 
@@ -126,11 +133,14 @@ def _watching(reducer: Any) -> Any:
 def _watching_type(kind: Any) -> Any:
     class Watching(kind):  # type: ignore[misc]
         digests: list[str]
+        is_kept: bool  # by an aggregator that lists what it is given
 
         def _reduce_out_of_place(self, x: Any) -> Any:
             if len(self.digests) < N_SEEN:
                 self.digests.append(digest_of("", np.asarray(x[0].data)))
-            return super()._reduce_out_of_place(x)
+            found = super()._reduce_out_of_place(x)
+            # The next inference but one writes to what it was given.
+            return [internals().Tensor(np.array(found[0].data))] if self.is_kept and found is x else found
 
     Watching.__name__ += kind.__name__  # by which NNCF tells reducers apart
     return Watching
@@ -160,30 +170,26 @@ def _aggregator_type() -> Any:
     parts = internals()
 
     class Overlapped(parts.OVStatisticsAggregator):  # type: ignore[misc, name-defined]
-        _under_way: Future[None] | None = None
-
         def collect_statistics(self, model: Any, graph: Any) -> None:
-            super().collect_statistics(model, graph)
-            self._settle()
+            if runtime.has_state(model):
+                super().collect_statistics(model, graph)
+                return
+            self._name_to_node_mapping = {node.get_friendly_name(): node for node in model.get_ops()}
+            points = self._get_merged_statistic_points(self.statistic_points, model, graph)
+            layout = self._get_transformation_layout_extra_outputs(points)
+            transformed = parts.ModelTransformerFactory.create(model).transform(layout)
+            whole = {parts.get_result_node_name(name, port) for name, port in self._handed_out(points)}
+            for outputs in outputs_of_each(transformed, self.dataset.get_inference_data()):
+                own = {name: array if name in whole else array.copy() for name, array in outputs.items()}
+                self._register_statistics(self._process_outputs(own), points)
 
-        def _register_statistics(self, outputs: Any, statistic_points: Any) -> None:
-            self._settle()  # sample by sample: every collector is fed in the plain order
-            self._under_way = _pool().submit(self._register, outputs, statistic_points)
-
-        def _settle(self) -> None:
-            if self._under_way is not None:
-                self._under_way.result()
-
-        def _register(self, outputs: Any, statistic_points: Any) -> None:
-            with plain.quiet():
-                super()._register_statistics(outputs, statistic_points)
+        def _handed_out(self, points: Any) -> Iterator[tuple[str, int]]:
+            """Yield the operations and ports of whole tensors, of which nobody keeps the array, see `_watching_type`."""
+            for _, point, collector in points.get_tensor_collectors():
+                if any(not reducer.inplace for reducer in collector.reducers):
+                    yield self._translate_to_post_layer_operation(point)[:2]
 
     return Overlapped
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="ovquant-statistics")
 
 
 @functools.cache

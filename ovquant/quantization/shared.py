@@ -21,6 +21,7 @@ from ovquant.errors import first_line
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import plain
 from ovquant.quantization.internals import internals
+from ovquant.quantization.matching import Matches
 from ovquant.quantization.stages import Stage, digest_of
 from ovquant.quantization.statistics import Collection
 from ovquant.quantization.store import ArrayStore
@@ -70,6 +71,7 @@ class SharedQuantizer:
         self._collection: Collection | None = None
         self._stages: OrderedDict[_StageKey, Stage] = OrderedDict()
         self._setups: OrderedDict[str, Any] = OrderedDict()
+        self._matches = Matches()
         self._bias_shifts: dict[str, Array] = {}
         self._engines: OrderedDict[str, Any] = OrderedDict()
         self.fallback: str | None = None
@@ -211,7 +213,8 @@ class SharedQuantizer:
         mine = strategy.canonical()
         key = digest_of((stage.identity, mine.preset, mine.model_type, mine.target_device, mine.ignored_scope.model_dump_json()))
         if key not in self._setups:
-            points = algorithm.get_statistic_points(stage.model, stage.graph)
+            with self._matches.remembered():
+                points = algorithm.get_statistic_points(stage.model, stage.graph)
             self._setups[key] = (algorithm._quantization_target_points_to_qconfig, algorithm._unified_scale_groups)
             if len(self._setups) > _MAX_SETUPS:
                 self._setups.popitem(last=False)

@@ -13,6 +13,7 @@ run on the first samples: what a shared pass gives is used only where it is the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,7 +169,7 @@ class Collection:
         return found
 
     def _is_known(self, branch: Branch) -> bool:
-        if branch.result_key in self._results or self._input_values(branch) is not None:
+        if branch.result_key in self._results or self._is_input(branch):
             return True
         return self._store.has(branch.key) if branch.is_aggregated else self._recorded(branch) is not None
 
@@ -179,10 +180,10 @@ class Collection:
 
     def _result(self, branch: Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
-        inputs = self._input_values(branch)
-        if inputs is not None:
-            return inputs
         if branch.result_key not in self._results:
+            if self._is_input(branch):
+                self._results[branch.result_key] = self._of_inputs(branch)
+                return self._results[branch.result_key]
             kept = self._store.get(branch.key) if branch.is_aggregated else self._recorded(branch)
             if kept is None:
                 raise LookupError("a statistic is not in the store, or a pass gave others than the one before")
@@ -190,17 +191,21 @@ class Collection:
             self._results[branch.result_key] = value
         return self._results[branch.result_key]
 
-    def _input_values(self, branch: Branch) -> list[Any] | None:
-        """Return the samples themselves where a statistic is the list of a model input's values."""
+    def _is_input(self, branch: Branch) -> bool:
+        """Return whether a reducer is given a model input as it is, for which the model need not be run."""
         node, _ = branch.source
-        is_list = isinstance(branch.aggregator, internals().NoopAggregator) and branch.is_aggregated
-        if not is_list or node.get_type_name() != "Parameter":
-            return None
+        if node.get_type_name() != "Parameter" or branch.reducer.inplace:
+            return False
         name, dtype = min(node.output(0).get_names()), node.get_element_type().to_dtype()
-        first = self._samples[: branch.n_samples]
-        if any(name not in sample or sample[name].dtype != dtype for sample in first):
-            return None
-        return [internals().Tensor(sample[name]) for sample in first]
+        return all(name in sample and sample[name].dtype == dtype for sample in self._samples[: branch.n_samples])
+
+    def _of_inputs(self, branch: Branch) -> Any:
+        name = min(branch.source[0].output(0).get_names())
+        tensors = (internals().Tensor(sample[name]) for sample in self._samples[: branch.n_samples])
+        aggregator = copy.deepcopy(branch.aggregator)
+        for tensor in tensors:
+            aggregator.register_reduced_input(branch.reducer([tensor])[branch.port])
+        return aggregator.aggregate()
 
 
 def _unnamed(named: Sequence[tuple[Any, Mapping[str, Branch]]]) -> list[Branch]:

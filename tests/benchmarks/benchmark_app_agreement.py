@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ovquant import runtime
+from ovquant.inference import CompiledModel
 from ovquant.latency import SystemClock, measure
 from ovquant.targets import MeasurementPlan
 
@@ -45,7 +46,7 @@ def ours(models: Sequence[Path], seconds: float) -> list[float]:
             raise SystemExit(f"{path}: input {info.name!r} has a dynamic shape")
         shape = [side for side in info.shape if side is not None]
         sample = {info.name: rng.integers(0, 255, size=shape).astype(info.dtype)}
-        runners[str(path)] = runtime.CompiledModel(model, "CPU", PROPERTIES).runner(sample)
+        runners[str(path)] = CompiledModel(model, "CPU", PROPERTIES).runner(sample)
     plan = MeasurementPlan(visits=20, burst=25, discard=5, seconds=seconds)
     turns = measure(runners, plan, SystemClock())
     return [float(np.median(turns.medians_s(str(path)))) * 1e3 for path in models]

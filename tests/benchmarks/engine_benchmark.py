@@ -31,6 +31,7 @@ import numpy as np
 
 from ovquant import quantization, runtime
 from ovquant.evaluation import Workbench
+from ovquant.inference import CompiledModel
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.objectives import Rules
 from ovquant.records import Evaluation, strategy_from_json
@@ -83,7 +84,7 @@ class Naive:
 
     def _validate(self, path: Path, strategy: Strategy) -> None:
         properties = {"PERFORMANCE_HINT": "LATENCY"}
-        compiled = runtime.CompiledModel(runtime.read_model(path), "CPU", properties, strategy.inference_precision)
+        compiled = CompiledModel(runtime.read_model(path), "CPU", properties, strategy.inference_precision)
         outputs = [compiled.infer(sample) for sample in self.items]
         np.array([output[self.bench.output_names[0]].argmax() for output in outputs])
 

@@ -21,6 +21,7 @@ import numpy as np
 from benchmark_app_agreement import PROPERTIES, benchmark_app
 
 from ovquant import runtime
+from ovquant.inference import CompiledModel
 from ovquant.latency import SystemClock, measure, summarize
 from ovquant.records import Latency
 from ovquant.targets import MeasurementPlan, load_target
@@ -36,7 +37,7 @@ def runners_of(models: Mapping[str, Path]) -> dict[str, Callable[[], None]]:
         (info,) = runtime.input_infos(model)
         shape = [side for side in info.shape or () if side is not None]
         sample = {info.name: np.random.default_rng(0).normal(size=shape).astype(info.dtype)}
-        found[name] = runtime.CompiledModel(model, "CPU", PROPERTIES).runner(sample)
+        found[name] = CompiledModel(model, "CPU", PROPERTIES).runner(sample)
     return found
 
 

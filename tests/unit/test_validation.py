@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ovquant import racing, runtime, validation
 from ovquant.errors import DataError, ModelError
+from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.metrics import divergence
 from ovquant.protocols import Array, Outputs, Sample
@@ -170,8 +171,8 @@ def test_outputs_come_in_item_order_and_equal_those_of_single_runs_bit_for_bit(t
     model = runtime.read_model(path)
     names = runtime.output_names(model)
     checked = Validator(ArraySamples(samples), [], names, tmp_path)
-    compiled = runtime.CompiledModel(model, "CPU", properties, "f32")
-    alone = runtime.CompiledModel(model, "CPU", properties, "f32")
+    compiled = CompiledModel(model, "CPU", properties, "f32")
+    alone = CompiledModel(model, "CPU", properties, "f32")
     found = checked.refer(compiled, "validation", "")
     singly = [alone.infer(samples[index]) for index in in_order(n_items=len(samples))]
     assert_same(found.outputs, {output: [results[output] for results in singly] for output in names})
@@ -184,12 +185,12 @@ def test_outputs_after_a_change_to_throughput_equal_those_of_single_runs_bit_for
     path, samples = convolutional(tmp_path)
     model = runtime.read_model(path)
     checked = Validator(ArraySamples(samples), [], ["logits"], tmp_path)
-    compiled = runtime.CompiledModel(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"}, "f32")
+    compiled = CompiledModel(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"}, "f32")
     compiled.compile_s = 0.0
     made = []
 
-    def recompile() -> runtime.CompiledModel:
-        made.append(runtime.CompiledModel(model, "CPU", QUICK, "f32"))
+    def recompile() -> CompiledModel:
+        made.append(CompiledModel(model, "CPU", QUICK, "f32"))
         return made[-1]
 
     reference = checked.refer(compiled, "validation", "")
@@ -212,7 +213,7 @@ def test_running_a_model_writes_to_no_array_that_it_was_not_given_for_it(tmp_pat
 def test_sample_that_the_model_cannot_be_run_on_is_a_model_error(tmp_path):
     path, samples = convolutional(tmp_path)
     samples[7] = {"image": np.zeros((1, 4, 9, 9), np.float32)}
-    compiled = runtime.CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
+    compiled = CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
     with pytest.raises(ModelError, match="inference failed"):
         Validator(ArraySamples(samples), [], ["logits"], tmp_path).refer(compiled, "validation", "")
 

@@ -1,0 +1,177 @@
+"""Compiled models, run on samples."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovquant.errors import ModelError, first_line
+from ovquant.protocols import Array, Sample
+from ovquant.runtime import PRECISION_NAMES, core, openvino, output_names
+from ovquant.strategy import InferencePrecision
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+
+class CompiledModel:
+    """A model compiled for a device, run one sample at a time.
+
+    The CPU plugin keeps pointers to the last request's inputs and outputs, and has been seen to write there when the next
+    request begins, with dynamic shapes at least. So requests live as long as the model, and inputs are copies that outlive
+    the inferences after them.
+    """
+
+    def __init__(
+        self, model: ov.Model, device: str, properties: Mapping[str, Any], precision: InferencePrecision | None = None
+    ) -> None:
+        """Compile.
+
+        Args:
+            model: what to compile.
+            device: OpenVINO device.
+            properties: compile properties.
+            precision: goes over ``INFERENCE_PRECISION_HINT`` in `properties`; None leaves it.
+
+        Raises:
+            ModelError: the device's plugin cannot compile it.
+        """
+        config = dict(properties)
+        if precision is not None:
+            config["INFERENCE_PRECISION_HINT"] = precision
+        start = time.perf_counter()
+        try:
+            self._compiled = core().compile_model(model, device, config)
+        except Exception as error:
+            raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
+        self.compile_s = time.perf_counter() - start
+        self._requests = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
+        self._timed: list[Any] = []
+        self._inputs: collections.deque[Sample] = collections.deque(maxlen=2 * len(self._requests) + 2)
+        self._output_names = output_names(self._compiled)
+
+    @property
+    def precision(self) -> InferencePrecision:
+        """The float precision that the device runs it in."""
+        found = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        name = found.get_type_name() if hasattr(found, "get_type_name") else str(found)
+        return PRECISION_NAMES.get(name, "f32")
+
+    @property
+    def n_threads(self) -> int:
+        """Inference threads; 0 where the device has none to tell."""
+        try:
+            return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        except RuntimeError:
+            return 0
+
+    def infer(self, sample: Sample) -> dict[str, Array]:
+        """Return output name -> array for one sample.
+
+        Raises:
+            ModelError: the model cannot be run on it.
+        """
+        try:
+            results = self._requests[0].infer(self._copied(sample), share_inputs=True)
+        except Exception as error:
+            raise ModelError(f"inference failed: {first_line(error)}") from error
+        return {name: np.array(results[index]) for index, name in enumerate(self._output_names)}
+
+    @property
+    def compiled(self) -> ov.CompiledModel:
+        """OpenVINO's own object."""
+        return self._compiled
+
+    def infer_many(self, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
+        """Yield output name -> array for each sample in order; as many are under way at a time as the device likes.
+
+        Raises:
+            ModelError: the model cannot be run on one of them.
+        """
+        free = list(self._requests)
+        busy: collections.deque[Any] = collections.deque()
+        try:
+            for sample in samples:
+                if not free:
+                    free.append(busy[0])
+                    yield self._result(busy.popleft())
+                request = free.pop()
+                request.start_async(self._copied(sample), share_inputs=True)
+                busy.append(request)
+            while busy:
+                yield self._result(busy.popleft())
+        except RuntimeError as error:
+            raise ModelError(f"inference failed: {first_line(error)}") from error
+        finally:
+            for request in busy:  # the next one to use it finds it at rest
+                request.cancel()
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
+
+    def _copied(self, sample: Sample) -> dict[str, Array]:
+        copied = {name: array.copy() for name, array in sample.items()}
+        self._inputs.append(copied)
+        return copied
+
+    def _result(self, request: Any) -> dict[str, Array]:
+        request.wait()
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._output_names)}
+
+    def _n_requests(self) -> int:
+        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
+            return 1
+        try:
+            return max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+        except RuntimeError:
+            return 2
+
+    def runner(self, sample: Sample) -> Callable[[], None]:
+        """Return a function that runs one inference on `sample`, to be timed: inputs are set here, outputs not copied."""
+        request = self._compiled.create_infer_request()
+        for name, array in sample.items():
+            request.set_tensor(name, openvino().Tensor(np.ascontiguousarray(array)))
+        self._timed.append(request)
+
+        # Synchronous: an asynchronous request adds the wake-up of a thread, which varies far more than small models take.
+        def run() -> None:
+            request.infer(share_outputs=True)
+
+        return run
+
+
+def outputs_of_each(model: ov.Model, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
+    """Run a model at f32 on the CPU, as NNCF does for calibration; yield tensor name -> array for each sample in order.
+
+    The next sample is run while the outputs of one are worked on. They are views: what is kept of them has to be copied.
+
+    Raises:
+        RuntimeError: it cannot be compiled or run.
+    """
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [sorted(port.get_names()) for port in compiled.outputs]
+    is_dynamic = any(port.get_partial_shape().is_dynamic for port in compiled.inputs)
+    idle = [compiled.create_infer_request() for _ in range(1 if is_dynamic else 2)]
+    inputs: collections.deque[Sample] = collections.deque(maxlen=4)  # the plugin may still point to them, see CompiledModel
+    busy: collections.deque[Any] = collections.deque()
+
+    def finished() -> dict[str, Array]:
+        request = busy.popleft()
+        request.wait()
+        idle.append(request)
+        arrays = [request.get_output_tensor(index).data for index in range(len(names))]
+        return {name: array for found, array in zip(names, arrays, strict=True) for name in found}
+
+    for sample in samples:
+        if not idle:
+            yield finished()
+        request = idle.pop()
+        inputs.append(sample)
+        request.start_async(sample, share_inputs=True)
+        busy.append(request)
+    while busy:
+        yield finished()
