@@ -12,6 +12,7 @@ from ovquant.quantization.stages import digest_of
 
 # State that an aggregator gathers, as opposed to what it was made with.
 _STATE = frozenset({"_container", "_collected_samples", "_num_samples", "histogram", "min_val", "max_val"})
+_FEW = 0.2  # as many branches, against those of a longer pass, cost less there than a pass of their own
 _UNKNOWN_DIMENSION = 256  # stands for a dynamic dimension in estimates of memory
 
 
@@ -84,16 +85,23 @@ def divided(branches: Sequence[Branch], memory_bytes: int) -> Iterator[list[Bran
     """Divide branches into passes over the samples.
 
     Reducers that are given the whole tensor work on every sample of a pass, whether it counts or not, so those for fewer
-    samples go into a shorter pass of their own. What is reduced within the model goes with the longest of them, if that is
-    long enough, or by itself.
+    samples go into a shorter pass of their own, unless they are few. What is reduced within the model goes with the longest
+    of them, if that is long enough, or by itself.
     """
     reduced = [branch for branch in branches if branch.reducer.inplace]
     n_longest = max((branch.n_samples for branch in branches if branch.is_whole), default=0)
     if any(branch.n_samples > n_longest for branch in reduced):
         yield from _portions(reduced, memory_bytes)
         reduced = []
-    for n_samples in sorted({branch.n_samples for branch in branches if not branch.reducer.inplace}):
-        members = [branch for branch in branches if not branch.reducer.inplace and branch.n_samples == n_samples]
+    groups: dict[int, list[Branch]] = {}
+    for branch in branches:
+        if not branch.reducer.inplace:
+            groups.setdefault(branch.n_samples, []).append(branch)
+    for n_samples in sorted(groups):
+        larger = min((other for other in groups if other > n_samples), default=None)
+        if larger is not None and len(groups[n_samples]) <= _FEW * len(groups[larger]):
+            groups[larger] += groups.pop(n_samples)
+    for n_samples, members in sorted(groups.items()):
         yield from _portions([*members, *(reduced if n_samples == n_longest else ())], memory_bytes)
 
 

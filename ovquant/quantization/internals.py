@@ -12,7 +12,14 @@ _SERIES = "3.4."
 _PARTS = {
     "nncf.common": ("insertion_point_graph",),
     "nncf.common.factory": ("EngineFactory", "ModelTransformerFactory", "build_graph"),
-    "nncf.common.tensor_statistics.collectors": ("AggregatorBase", "NoopAggregator", "RawReducer", "TensorCollector"),
+    "nncf.common.tensor_statistics.collectors": (
+        "AggregatorBase",
+        "MeanAggregator",
+        "NoopAggregator",
+        "RawReducer",
+        "TensorCollector",
+        "determine_reduction_axes",
+    ),
     "nncf.common.tensor_statistics.statistical_functions": ("mean_per_channel",),
     "nncf.common.tensor_statistics.statistic_point": ("StatisticPoint", "StatisticPointsContainer"),
     "nncf.openvino.graph.model_utils": ("remove_friendly_name_duplicates",),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from ovquant.protocols import Sample
 from ovquant.quantization import plain
 from ovquant.quantization.branches import Branch, description
 from ovquant.quantization.internals import internals
-from ovquant.quantization.quantiles import has_negative_zeros, quantiles
+from ovquant.quantization.quantiles import has_negative_zeros, quantiles, quantiles_of_rows
 from ovquant.quantization.stages import Stage, digest_of
 
+_N_THREADS = 2  # that reduce the outputs of a sample; numpy lets others work meanwhile
 N_SEEN = 2  # samples on which it is seen whether a tensor comes out the same in another pass
 
 
@@ -179,9 +182,12 @@ def _aggregator_type() -> Any:
             layout = self._get_transformation_layout_extra_outputs(points)
             transformed = parts.ModelTransformerFactory.create(model).transform(layout)
             whole = {parts.get_result_node_name(name, port) for name, port in self._handed_out(points)}
-            for outputs in outputs_of_each(transformed, self.dataset.get_inference_data()):
-                own = {name: array if name in whole else array.copy() for name, array in outputs.items()}
-                self._register_statistics(self._process_outputs(own), points)
+            shares = _shared_out(points)
+            with ThreadPoolExecutor(len(shares), thread_name_prefix="ovquant-statistics") as pool:
+                for outputs in outputs_of_each(transformed, self.dataset.get_inference_data()):
+                    own = {name: array if name in whole else array.copy() for name, array in outputs.items()}
+                    register = functools.partial(self._register_statistics, self._process_outputs(own))
+                    list(pool.map(register, shares))  # sample by sample: every collector is fed in the plain order
 
         def _handed_out(self, points: Any) -> Iterator[tuple[str, int]]:
             """Yield the operations and ports of whole tensors, of which nobody keeps the array, see `_watching_type`."""
@@ -192,30 +198,58 @@ def _aggregator_type() -> Any:
     return Overlapped
 
 
+def _shared_out(points: Any) -> list[Any]:
+    """Return the points of a container in as many ones as threads work on them."""
+    shares = [internals().StatisticPointsContainer() for _ in range(_N_THREADS)]
+    listed = [point for members in points.data.values() for point in members]
+    for index, point in enumerate(listed):
+        shares[index % _N_THREADS].add_statistic_point(point)
+    return shares
+
+
 @functools.cache
 def _joint_type(kind: Any) -> Any:
     """Return NNCF's reducer to quantiles of a kind, made to stand for several, and to find those of whole tensors faster."""
 
     class Joint(kind):  # type: ignore[misc]
         _members: Sequence[Any] = ()
+        _is_averaged = False
+        _settled: dict[int, Any]
         _is_equal: bool | None = None
 
         def _reduce_out_of_place(self, x: Any) -> Any:
             values = x[0].data
-            if values.dtype != np.float32 or has_negative_zeros(values):
-                return [value for member in self._members for value in member._reduce_out_of_place(x)]
-            is_whole = self._axes is None or len({axis % values.ndim for axis in self._axes}) == values.ndim
-            is_known = kind is internals().OVQuantileReducer and is_whole and self._axes_mode.name != "KEEP"
-            if not is_known or self._is_equal is False:
-                return super()._reduce_out_of_place(x)
-            found = [internals().Tensor(value.reshape((1,) * values.ndim)) for value in quantiles(values, list(self._quantile))]
+            if kind is not internals().OVQuantileReducer or values.dtype != np.float32 or self._is_equal is False:
+                return self._one_by_one(x)
+            found = self._faster(values)
+            zeros = [index for index, value in enumerate(found) if ((value == 0) & ~self._settled.get(index, False)).any()]
+            if zeros and has_negative_zeros(values):
+                return self._one_by_one(x)
             if self._is_equal is None:  # another numpy may interpolate in another way
-                expected = super()._reduce_out_of_place(x)
+                expected = self._one_by_one(x)
                 self._is_equal = all(
-                    np.array_equal(mine.data, theirs.data) and (mine.data.dtype, mine.shape) == (theirs.data.dtype, theirs.shape)
+                    np.array_equal(mine, theirs.data) and (mine.dtype, mine.shape) == (theirs.data.dtype, theirs.shape)
                     for mine, theirs in zip(found, expected, strict=True)
                 )
                 return expected
+            return [internals().Tensor(value) for value in found]
+
+        def _faster(self, values: Any) -> list[Any]:
+            reduced = internals().determine_reduction_axes(values.ndim, self._axes, self._axes_mode)
+            reduced = sorted(axis % values.ndim for axis in reduced)
+            shape = [1 if axis in reduced else side for axis, side in enumerate(values.shape)]
+            if math.prod(shape) == 1:
+                return [np.asarray(value).reshape(shape) for value in quantiles(values, list(self._quantile))]
+            n_kept = values.ndim - len(reduced)
+            rows = np.moveaxis(values, reduced, range(n_kept, values.ndim)).reshape(math.prod(shape), -1)
+            return [value.reshape(shape) for value in quantiles_of_rows(rows, list(self._quantile))]
+
+        def _one_by_one(self, x: Any) -> list[Any]:
+            """Let numpy say which sign a zero has; a mean with a positive zero in it hears of no other any more."""
+            found = [value for member in self._members for value in member._reduce_out_of_place(x)]
+            for index, value in enumerate(found if self._is_averaged else ()):
+                is_positive = (value.data == 0) & ~np.signbit(value.data)
+                self._settled[index] = self._settled.get(index, False) | is_positive
             return found
 
     Joint.__name__ += kind.__name__  # by which NNCF tells reducers apart
@@ -235,6 +269,8 @@ def joined(branches: Sequence[Branch]) -> list[tuple[Branch, Any, int]]:
         shares = [share for branch in members for share in branch.reducer._quantile]
         reducer = _joint_type(first.__class__)(axes=first._axes, axes_mode=first._axes_mode, quantile=shares)
         reducer._members = [branch.reducer for branch in members]
+        reducer._is_averaged = all(type(branch.aggregator) is internals().MeanAggregator for branch in members)
+        reducer._settled = {}
         port = 0
         for branch in members:
             joint[branch.key] = (reducer, port + branch.port)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from ovquant import runtime
 from ovquant.datasets.readers import ArrayFile, ImageFolder, PythonSamples, open_source
+from ovquant.inference import CompiledModel
 from ovquant.job import DataSpec, Preprocessing
 from ovquant.protocols import Dataset
-from ovquant.runtime import CompiledModel, InputInfo
+from ovquant.runtime import InputInfo
 
 N_ITEMS = 9
 PIXELS = small.images(N_ITEMS)

@@ -11,7 +11,9 @@ from fakes.branches import absolute, assert_equal, branch, quantiles
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from nncf.common.tensor_statistics.collectors import RawReducer
+from nncf.common.tensor_statistics import collectors as nncf_parts
+from nncf.common.tensor_statistics.collectors import AxesMode, RawReducer
+from nncf.openvino.statistics import collectors as ov_parts
 from nncf.tensor import Tensor
 
 from ovquant.protocols import Array
@@ -84,6 +86,62 @@ def test_quantiles_found_faster_equal_those_of_numpy_but_for_the_sign_of_zeros(n
         found, expected = tails.quantiles(values, shares), np.quantile(values.astype(np.float64), shares)
     # Zeros of both signs are left to numpy itself by the caller.
     assert_equal([found + 0.0], [expected + 0.0])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@given(
+    st.sampled_from(sorted(DRAWN)),
+    st.integers(1, 6),
+    st.integers(1, 40) | st.integers(500, 3000),
+    st.lists(st.sampled_from([0, 1e-4, 0.01, 0.5, 0.99, 1]) | st.floats(0, 1), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
+def test_quantiles_of_rows_equal_those_of_numpy_but_for_the_sign_of_zeros(name, n_rows, n_values, shares, seed):
+    rng = np.random.default_rng(seed)
+    values = np.stack([DRAWN[name](rng, n_values) for _ in range(n_rows)]).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        found, expected = tails.quantiles_of_rows(values, shares), np.quantile(values.astype(np.float64), shares, axis=1)
+    assert_equal([found + 0.0], [expected + 0.0])
+
+
+AXES = {"all": (0, 1, 2, 3), "per channel": (0, 2, 3), "last": (-1,), "batch and rows": (0, 2)}
+
+
+@pytest.mark.parametrize("axes", AXES.values(), ids=list(AXES))
+@pytest.mark.parametrize("mode", ["REDUCTION", "KEEP"])
+def test_joint_quantiles_along_axes_equal_separate_ones_bit_for_bit(axes, mode):
+    rng = np.random.default_rng(0)
+    reducers = [ov_parts.OVQuantileReducer(axes, AxesMode[mode], (share,)) for share in (0.01, 0.99)]
+    members = [branch(str(index), reducer=reducer, shape=(2, 3, 4, 5)) for index, reducer in enumerate(reducers)]
+    joined = passes.joined(members)
+    for step in range(4):
+        values = np.maximum(rng.normal(size=(2, 3, 4, 5)), -0.0 if step % 2 else -9.0).astype(np.float32)
+        for member, reducer, port in joined:
+            mine, theirs = reducer([Tensor(values)])[port], member.reducer([Tensor(values)])[member.port]
+            assert_equal([np.asarray(mine.data)], [np.asarray(theirs.data)])
+
+
+def test_mean_that_has_a_positive_zero_in_it_hears_of_no_sign_any_more(monkeypatch):
+    """Which zero is the quantile is numpy's affair, as long as it can show in the mean of all samples."""
+    asked = []
+    numpy_way = ov_parts.OVQuantileReducer._reduce_out_of_place
+    monkeypatch.setattr(
+        ov_parts.OVQuantileReducer, "_reduce_out_of_place", lambda self, x: [asked.append(x), numpy_way(self, x)][1]
+    )
+    zeros = Tensor(np.array([-0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0], np.float32))
+
+    def n_asked(aggregator: Any) -> list[int]:
+        members = [branch(str(share), reducer=quantiles(share, axes=None), aggregator=aggregator) for share in (0.3, 0.6)]
+        (_, reducer, _), _ = passes.joined(members)
+        counts = []
+        for _ in range(4):
+            asked.clear()
+            reducer([zeros])
+            counts.append(len(asked))
+        return counts
+
+    assert n_asked(nncf_parts.MeanAggregator(aggregation_axes=(0,), num_samples=9)) == [2, 2, 0, 0]
+    assert n_asked(nncf_parts.MedianAggregator(aggregation_axes=(0,), num_samples=9)) == [2, 2, 2, 2]
 
 
 APART = {

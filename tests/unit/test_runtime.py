@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from ovquant import quantization, runtime
 from ovquant.errors import DeviceError, ModelError
-from ovquant.runtime import CompiledModel, InputInfo
+from ovquant.inference import CompiledModel
+from ovquant.runtime import InputInfo
 from ovquant.strategy import Strategy
 
 
