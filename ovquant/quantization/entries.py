@@ -9,6 +9,7 @@ import numpy as np
 
 from ovquant.protocols import Array
 from ovquant.quantization.internals import internals
+from ovquant.quantization.quantiles import has_negative_zeros
 
 
 def recorded(values: Any, n_samples: int) -> list[Array]:
@@ -37,9 +38,22 @@ def aggregate(aggregator: Any, arrays: Sequence[Array] | None) -> Any:
     if arrays is None:
         raise LookupError("a statistic of too few samples is in the store")
     aggregator.reset()
-    for array in arrays:
+    for array in _folded(aggregator, arrays):
         aggregator.register_reduced_input(internals().Tensor(array))
     return aggregator.aggregate()
+
+
+def _folded(aggregator: Any, arrays: Sequence[Array]) -> Sequence[Array]:
+    """Return the smallest or largest of all samples as the only one, where that is what the aggregator finds one by one."""
+    kinds = {internals().MinAggregator: np.minimum, internals().MaxAggregator: np.maximum}
+    fold = kinds.get(type(aggregator))
+    is_alike = len({array.shape for array in arrays}) == 1 and all(array.dtype == np.float32 for array in arrays)
+    if fold is None or 0 not in aggregator._aggregation_axes or not is_alike:
+        return arrays
+    stacked = np.stack(arrays)
+    found = fold.reduce(stacked, axis=0)
+    # Which of zeros of both signs is the smaller one depends on the order.
+    return arrays if (found == 0).any() and has_negative_zeros(stacked) else [np.asarray(found)]
 
 
 def encoded(value: Any) -> list[Array]:

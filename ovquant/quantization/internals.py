@@ -14,7 +14,9 @@ _PARTS = {
     "nncf.common.factory": ("EngineFactory", "ModelTransformerFactory", "build_graph"),
     "nncf.common.tensor_statistics.collectors": (
         "AggregatorBase",
+        "MaxAggregator",
         "MeanAggregator",
+        "MinAggregator",
         "NoopAggregator",
         "RawReducer",
         "TensorCollector",

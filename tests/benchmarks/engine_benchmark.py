@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from ovquant import quantization, runtime
+from ovquant import quantization, runtime, selection
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.objectives import Rules
-from ovquant.records import Evaluation, strategy_from_json
+from ovquant.records import Evaluation, Trial, strategy_from_json
 from ovquant.scopes import resolve
 from ovquant.strategy import Strategy
 from ovquant.targets import load_target
@@ -52,6 +52,14 @@ def bench_spec(job: Job, folder: Path) -> BenchSpec:
     return BenchSpec(
         model=absolute.model, target=load_target(job.target), device="CPU", data=absolute.data, seed=job.seed,
         metrics=absolute.metrics, output_kinds=dict(job.output_kinds), model_dir=str(folder),
+    )  # fmt: skip
+
+
+def rules_of(job: Job) -> Rules:
+    """Return what the job asks for."""
+    return Rules(
+        objective=job.objective, metrics=job.metrics, metric_directions=("maximize",) * len(job.metrics),
+        max_divergence=job.max_divergence,
     )  # fmt: skip
 
 
@@ -142,6 +150,7 @@ class Engine:
         return {
             "digest": strategy.digest,
             "graph": outcome.graph_digest if is_built else None,
+            "outcome": outcome,
             "items": items,
             "stopped": None if outcome.raced is None else outcome.raced.reason,
             "same": outcome.same_as is not None,
@@ -151,10 +160,7 @@ class Engine:
 def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> None:
     """Run in a process of its own: evaluate what comes through the pipe, answer with results and figures."""
     spec = bench_spec(job, folder)
-    rules = Rules(
-        objective=job.objective, metrics=spec.metrics, metric_directions=("maximize",) * len(spec.metrics),
-        max_divergence=job.max_divergence,
-    )  # fmt: skip
+    rules = rules_of(job)
     # Profiled without the thread that builds ahead: time that a thread waits for the other one would count as its own.
     side = Naive(spec, rules) if kind == "naive" else Engine(spec, rules, is_plain=kind == "plain", is_threaded=not is_profiled)
     if kind != "naive":
@@ -243,6 +249,32 @@ class Side:
         return figures
 
 
+def winner(side: Side, timed: Side, strategies: Sequence[Strategy], rules: Rules) -> str:
+    """Return the strategy that a search would name by the latencies of one side, which differ from run to run in any case."""
+    measured = [result.get("outcome") for result in timed.results]
+    latencies = {outcome.structure: outcome.latency for outcome in measured if outcome is not None}
+    trials = []
+    for number, (strategy, result) in enumerate(zip(strategies, side.results, strict=True)):
+        if (outcome := result.get("outcome")) is not None:
+            outcome = dataclasses.replace(outcome, latency=latencies.get(outcome.structure, outcome.latency))
+            trials.append(
+                Trial(
+                    number=number,
+                    role="candidate",
+                    generation=0,
+                    parents=(),
+                    code=None,
+                    strategy=strategy,
+                    outcome=outcome,
+                    objectives=None,
+                    violation=rules.violation(outcome),
+                    fitness=rules.fitness(outcome),
+                )
+            )
+    found = selection.best(trials, rules)
+    return "none that is feasible" if found is None or found.strategy is None else found.strategy.describe()
+
+
 def chosen(job: Job, n_strategies: int, n_accurate: int) -> list[Strategy]:
     """Return the strategies that apply to the job's model."""
     operations = runtime.operations(runtime.read_model(Path(job.model)))
@@ -288,6 +320,8 @@ def main() -> None:
         ratio = naive.wall_s / side.wall_s
         print(f"{side.kind}: {ratio:.2f}x the candidates per hour; {equal} of {len(built)} models equal bit for bit")
         figures[side.kind] |= {"ratio": round(ratio, 2), "equal": equal, "built": len(built)}
+    for side in sides[1:]:
+        print(f"{side.kind}: winner {winner(side, sides[-1], strategies, rules_of(job))}")
     if profiled is not None:
         own = profiled.shares.get("ovquant", 0.0) / profiled.wall_s
         print(f"profile of {PROFILED} strategies, {profiled.wall_s:.1f} s: ovquant's own Python code {own:.1%} of the wall time")

@@ -10,6 +10,7 @@ import pytest
 from fakes.branches import assert_equal, per_sample, stored, tensors
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from nncf.common.tensor_statistics import collectors as nncf_parts
 from nncf.common.tensor_statistics.collectors import NoopAggregator
 from nncf.tensor import Tensor
@@ -95,3 +96,19 @@ def test_aggregator_begins_anew_for_every_list_of_samples():
     high = entries.aggregate(aggregator, [np.full(2, 9.0), np.full(2, 3.0)])
     low = entries.aggregate(aggregator, [np.full(2, 1.0), np.full(2, 2.0)])
     assert (high.data.tolist(), low.data.tolist()) == ([9.0, 9.0], [2.0, 2.0])
+
+
+@given(
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 6), st.just(1), st.integers(1, 3), st.integers(1, 3)), elements=st.floats(width=32)
+    ),
+    st.sampled_from([(0,), (0, 1), (0, 2, 3), (0, 1, 2, 3), (1, 2)]),
+    st.sampled_from([nncf_parts.MinAggregator, nncf_parts.MaxAggregator]),
+)
+def test_smallest_and_largest_of_all_samples_are_those_found_one_by_one(values, axes, kind):
+    one_by_one = kind(aggregation_axes=axes, num_samples=len(values))
+    with np.errstate(invalid="ignore"):
+        for value in values:
+            one_by_one.register_reduced_input(Tensor(value))
+        found = entries.aggregate(kind(aggregation_axes=axes, num_samples=len(values)), list(values))
+    assert_equal([np.asarray(found.data)], [np.asarray(one_by_one.aggregate().data)])
