@@ -34,6 +34,7 @@ from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.objectives import Rules
+from ovquant.protocols import Sample
 from ovquant.records import Evaluation, Trial, strategy_from_json
 from ovquant.scopes import resolve
 from ovquant.strategy import Strategy
@@ -87,7 +88,7 @@ class Naive:
 
         digest = self._timed("quantize", quantize)
         self._timed("validate", lambda: self._validate(path, strategy))
-        self._timed("latency", lambda: benchmark_app(path, strategy.inference_precision))
+        self._timed("latency", lambda: benchmark_app(path, strategy.inference_precision, self.items[0]))
         return {"digest": strategy.digest, "graph": digest, "items": len(self.items)}
 
     def _validate(self, path: Path, strategy: Strategy) -> None:
@@ -103,9 +104,12 @@ class Naive:
         return result
 
 
-def benchmark_app(path: Path, precision: str) -> float:
+def benchmark_app(path: Path, precision: str, sample: Sample) -> float:
     """Return the median latency that benchmark_app prints, in ms."""
     command = ["benchmark_app", "-m", str(path), "-hint", "latency", "-t", "5", "-infer_precision", precision]
+    if any(None in (info.shape or (None,)) for info in runtime.input_infos(runtime.read_model(path))):
+        shapes = (f"{name}[{','.join(map(str, array.shape))}]" for name, array in sample.items())
+        command += ["-data_shape", ",".join(shapes)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Median:\s+([\d.]+)\s+ms", text)
     return float(found[1]) if found else float("nan")
@@ -209,7 +213,7 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self.kind = kind
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, job, folder / kind, is_profiled))
+        self._process = context.Process(target=serve, args=(theirs, kind, job, folder / kind, is_profiled), daemon=True)
         self._process.start()
         self._pipe.recv()
         self.wall_s = 0.0

@@ -48,14 +48,10 @@ def test_interrupt_keeps_the_study_and_the_same_command_continues(conv_case: tup
     output = tmp_path / "out"
     arguments = ["search", conv_case[0], "--data", conv_case[1], "--budget", "5m", "--population", "4", "-o", output]
     command = [sys.executable, "-m", "ovquant", *map(str, arguments)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # Tests that a shell runs in the background are started with interrupts ignored, and hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Tests that a shell runs in the background are started with interrupts ignored, and hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
