@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,37 +93,20 @@ class CompiledModel:
         Raises:
             ModelError: the model cannot be run on one of them.
         """
-        free = list(self._requests)
-        busy: collections.deque[Any] = collections.deque()
         try:
-            for sample in samples:
-                if not free:
-                    free.append(busy[0])
-                    yield self._result(busy.popleft())
-                request = free.pop()
-                request.start_async(self._copied(sample), share_inputs=True)
-                busy.append(request)
-            while busy:
-                yield self._result(busy.popleft())
+            with contextlib.closing(_in_turns(self._requests, map(self._copied, samples))) as finished:
+                for request in finished:
+                    yield {name: np.array(array) for name, array in zip(self._output_names, _outputs(request), strict=True)}
         except RuntimeError as error:
             raise ModelError(f"inference failed: {first_line(error)}") from error
-        finally:
-            for request in busy:  # the next one to use it finds it at rest
-                request.cancel()
-                with contextlib.suppress(RuntimeError):
-                    request.wait()
 
     def _copied(self, sample: Sample) -> dict[str, Array]:
         copied = {name: array.copy() for name, array in sample.items()}
         self._inputs.append(copied)
         return copied
 
-    def _result(self, request: Any) -> dict[str, Array]:
-        request.wait()
-        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._output_names)}
-
     def _n_requests(self) -> int:
-        if any(port.get_partial_shape().is_dynamic for port in self._compiled.inputs):
+        if _is_dynamic(self._compiled):
             return 1
         try:
             return max(2, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
@@ -154,24 +137,52 @@ def outputs_of_each(model: ov.Model, samples: Iterable[Sample]) -> Iterator[dict
     """
     compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [sorted(port.get_names()) for port in compiled.outputs]
-    is_dynamic = any(port.get_partial_shape().is_dynamic for port in compiled.inputs)
-    idle = [compiled.create_infer_request() for _ in range(1 if is_dynamic else 2)]
+    requests = [compiled.create_infer_request() for _ in range(1 if _is_dynamic(compiled) else 2)]
     inputs: collections.deque[Sample] = collections.deque(maxlen=4)  # the plugin may still point to them, see CompiledModel
+
+    def remembered() -> Iterator[Sample]:
+        for sample in samples:
+            inputs.append(sample)
+            yield sample
+
+    with contextlib.closing(_in_turns(requests, remembered())) as finished:
+        for request in finished:
+            arrays = zip(names, _outputs(request), strict=True)
+            yield {name: array for found, array in arrays for name in found}
+
+
+def _is_dynamic(compiled: ov.CompiledModel) -> bool:
+    """Return whether requests have to run one at a time: with dynamic shapes the CPU plugin has crashed on overlapping ones."""
+    return any(port.get_partial_shape().is_dynamic for port in compiled.inputs)
+
+
+def _outputs(request: Any) -> list[Array]:
+    """Return views of a request's outputs, which its next run writes to."""
+    return [tensor.data for tensor in request.output_tensors]
+
+
+def _in_turns(requests: Sequence[Any], samples: Iterable[Sample]) -> Generator[Any]:
+    """Run samples in order, as many at a time as there are requests; yield the request of each, which runs again only then."""
+    free = list(requests)
     busy: collections.deque[Any] = collections.deque()
 
-    def finished() -> dict[str, Array]:
+    def finished() -> Any:
         request = busy.popleft()
         request.wait()
-        idle.append(request)
-        arrays = [request.get_output_tensor(index).data for index in range(len(names))]
-        return {name: array for found, array in zip(names, arrays, strict=True) for name in found}
+        free.append(request)
+        return request
 
-    for sample in samples:
-        if not idle:
+    try:
+        for sample in samples:
+            if not free:
+                yield finished()
+            request = free.pop()
+            request.start_async(sample, share_inputs=True)
+            busy.append(request)
+        while busy:
             yield finished()
-        request = idle.pop()
-        inputs.append(sample)
-        request.start_async(sample, share_inputs=True)
-        busy.append(request)
-    while busy:
-        yield finished()
+    finally:
+        for request in busy:  # the next one to use it finds it at rest
+            request.cancel()
+            with contextlib.suppress(RuntimeError):
+                request.wait()

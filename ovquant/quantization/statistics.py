@@ -52,8 +52,9 @@ class Collection:
         Raises:
             LookupError: a statistic is not there, as a pass does not give the same twice.
         """
-        self.collect(stage, [container])
-        named = self._branches(stage, stage.digests_with(stage.looked_at(container)), container)
+        looked_at = stage.looked_at(container)
+        named = self._branches(stage, looked_at, container)
+        self._collect(stage, [(looked_at, _unnamed(named))])
         seen = self._seen_in(stage, _unnamed(named))
         for collector, branches in named:
             values = {name: self._result(branch.seen_as(seen)) for name, branch in branches.items()}
@@ -61,10 +62,16 @@ class Collection:
 
     def collect(self, stage: Stage, containers: Sequence[Any]) -> None:
         """Collect what containers need and the store lacks, for as many as possible in one pass over the samples."""
-        groups: dict[Any, list[list[Branch]]] = {}
+        described = []
         for container in containers:
             looked_at = stage.looked_at(container)
-            branches = _unnamed(self._branches(stage, stage.digests_with(looked_at), container))
+            described.append((looked_at, _unnamed(self._branches(stage, looked_at, container))))
+        self._collect(stage, described)
+
+    def _collect(self, stage: Stage, described: Sequence[tuple[frozenset[str], list[Branch]]]) -> None:
+        """Collect for containers that are given by the sensitive operations that they look at, and their branches."""
+        groups: dict[Any, list[list[Branch]]] = {}
+        for looked_at, branches in described:
             groups.setdefault((looked_at, any(branch.is_whole for branch in branches)), []).append(branches)
         for (_, is_whole), members in groups.items():
             if is_whole:
@@ -132,8 +139,9 @@ class Collection:
                 kept[branch.seen_as(seen).key] = entry
             self._store.put(kept)
 
-    def _branches(self, stage: Stage, digests: Mapping[str, str], container: Any) -> list[tuple[Any, dict[str, Branch]]]:
+    def _branches(self, stage: Stage, looked_at: frozenset[str], container: Any) -> list[tuple[Any, dict[str, Branch]]]:
         """Return each collector of a container with its branches by the name that its statistic has for them."""
+        digests = stage.digests_with(looked_at)
         return [
             (collector, self._branches_of(stage, digests, point.target_point, collector))
             for _, point, collector in container.get_tensor_collectors()
@@ -181,15 +189,14 @@ class Collection:
     def _result(self, branch: Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
         if branch.result_key not in self._results:
-            if self._is_input(branch):
-                self._results[branch.result_key] = self._of_inputs(branch)
-                return self._results[branch.result_key]
-            kept = self._store.get(branch.key) if branch.is_aggregated else self._recorded(branch)
-            if kept is None:
-                raise LookupError("a statistic is not in the store, or a pass gave others than the one before")
-            value = entries.decoded(kept) if branch.is_aggregated else entries.aggregate(branch.aggregator, kept)
-            self._results[branch.result_key] = value
+            self._results[branch.result_key] = self._of_inputs(branch) if self._is_input(branch) else self._of_passes(branch)
         return self._results[branch.result_key]
+
+    def _of_passes(self, branch: Branch) -> Any:
+        kept = self._store.get(branch.key) if branch.is_aggregated else self._recorded(branch)
+        if kept is None:
+            raise LookupError("a statistic is not in the store, or a pass gave others than the one before")
+        return entries.decoded(kept) if branch.is_aggregated else entries.aggregate(branch.aggregator, kept)
 
     def _is_input(self, branch: Branch) -> bool:
         """Return whether a reducer is given a model input as it is, for which the model need not be run."""
@@ -202,10 +209,8 @@ class Collection:
     def _of_inputs(self, branch: Branch) -> Any:
         name = min(branch.source[0].output(0).get_names())
         tensors = (internals().Tensor(sample[name]) for sample in self._samples[: branch.n_samples])
-        aggregator = copy.deepcopy(branch.aggregator)
-        for tensor in tensors:
-            aggregator.register_reduced_input(branch.reducer([tensor])[branch.port])
-        return aggregator.aggregate()
+        arrays = [np.asarray(branch.reducer([tensor])[branch.port].data) for tensor in tensors]
+        return entries.aggregate(copy.deepcopy(branch.aggregator), arrays)
 
 
 def _unnamed(named: Sequence[tuple[Any, Mapping[str, Branch]]]) -> list[Branch]:
