@@ -12,10 +12,10 @@ from typing import Any
 
 from ovquant import runtime
 from ovquant.errors import ModelError
+from ovquant.operations import Operation
 from ovquant.protocols import Sample
 from ovquant.quantization.shared import SharedQuantizer
 from ovquant.quantization.store import ArrayStore
-from ovquant.scopes import Operation
 from ovquant.strategy import Strategy
 
 _MODELS_BYTES = 2 << 30
@@ -100,8 +100,11 @@ class Builder:
                         del self._futures[strategy.model_digest]
                     self._called.discard(strategy.model_digest)
                     self._state.notify_all()
-        with self.paused():
-            return self._make(strategy)
+        path = self.path(strategy)
+        if not path.exists():
+            with self.paused():
+                self._make(strategy)
+        return path
 
     def _called_for(self, strategy: Strategy) -> Future[Path] | None:
         """Return the future of an announced strategy, which is made next if it is still in the queue."""

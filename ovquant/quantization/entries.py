@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,17 @@ def recorded(values: Any, n_samples: int) -> list[Array]:
     return [header, np.stack(arrays)] if is_stacked else [header, *arrays]
 
 
+def serves(header: Iterable[int], n_samples: int) -> bool:
+    """Return whether an entry with that header holds as many samples, of which none gave nothing that are left out."""
+    n_recorded, n_arrays, _ = (int(number) for number in header)
+    return n_samples == n_recorded or (n_samples < n_recorded and n_arrays == n_recorded)
+
+
 def first(entry: Sequence[Array], n_samples: int) -> list[Array] | None:
     """Return the arrays of the first samples; None if the entry holds fewer, or if some samples gave none."""
-    n_recorded, n_arrays, is_stacked = (int(number) for number in entry[0])
-    if n_samples > n_recorded or (n_arrays < n_recorded and n_samples != n_recorded):
+    if not serves(entry[0], n_samples):
         return None
+    _, n_arrays, is_stacked = (int(number) for number in entry[0])
     arrays = [entry[1][index, ...] for index in range(n_arrays)] if is_stacked else list(entry[1:])
     return arrays[:n_samples]
 

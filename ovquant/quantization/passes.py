@@ -18,7 +18,7 @@ from ovquant.protocols import Sample
 from ovquant.quantization import plain
 from ovquant.quantization.branches import Branch, description
 from ovquant.quantization.internals import internals
-from ovquant.quantization.quantiles import has_negative_zeros, quantiles, quantiles_of_rows
+from ovquant.quantization.quantiles import has_negative_zeros, quantiles
 from ovquant.quantization.stages import Stage, digest_of
 
 _N_THREADS = 2  # that reduce the outputs of a sample; numpy lets others work meanwhile
@@ -238,11 +238,9 @@ def _joint_type(kind: Any) -> Any:
             reduced = internals().determine_reduction_axes(values.ndim, self._axes, self._axes_mode)
             reduced = sorted(axis % values.ndim for axis in reduced)
             shape = [1 if axis in reduced else side for axis, side in enumerate(values.shape)]
-            if math.prod(shape) == 1:
-                return [np.asarray(value).reshape(shape) for value in quantiles(values, list(self._quantile))]
             n_kept = values.ndim - len(reduced)
             rows = np.moveaxis(values, reduced, range(n_kept, values.ndim)).reshape(math.prod(shape), -1)
-            return [value.reshape(shape) for value in quantiles_of_rows(rows, list(self._quantile))]
+            return [value.reshape(shape) for value in quantiles(rows, list(self._quantile))]
 
         def _one_by_one(self, x: Any) -> list[Any]:
             """Let numpy say which sign a zero has; a mean with a positive zero in it hears of no other any more."""

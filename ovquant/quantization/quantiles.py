@@ -1,4 +1,4 @@
-"""Quantiles equal to those of `numpy.quantile` bit for bit and several times as fast, of whole tensors and along rows."""
+"""Quantiles along rows, equal to those of `numpy.quantile` bit for bit and several times as fast where they are near an end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SAMPLE = 4096
-_MARGIN = 4.0  # standard deviations by which the bound that is read off the sample lies beyond the quantile
-_LARGEST_TAIL = 0.2
+_SMALLEST_BLOCK = 4  # values; below, all values are as quickly searched
 _NEGATIVE_ZERO = np.uint32(0x80000000)
 
 
@@ -20,29 +18,9 @@ def has_negative_zeros(values: NDArray[np.float32]) -> bool:
 
 
 def quantiles(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.float64]:
-    """Return quantiles of all values, linearly interpolated as ``numpy.quantile(values.astype(float64), at)`` does it.
+    """Return quantiles of each row, linearly interpolated as ``numpy.quantile(values.astype(float64), at, axis=1)`` does it.
 
     They are equal bit for bit, except that a zero may have the other sign where there are zeros of both.
-
-    A sample bounds each tail; only what lies in it is searched. The bound need not be right: a tail that turns out too small
-    is searched among all values.
-
-    Args:
-        values: of any shape, at least one.
-        at: in 0..1.
-
-    Returns:
-        Shape [len(at)].
-    """
-    flat = np.ascontiguousarray(values).reshape(-1)
-    sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)])
-    if not np.isfinite(flat.min()) or not np.isfinite(flat.max()):
-        return np.asarray(np.quantile(flat.astype(np.float64), at))
-    return np.array([_quantile(flat, sample, float(share)) for share in at])
-
-
-def quantiles_of_rows(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.float64]:
-    """Return the quantiles of each row like `quantiles`.
 
     Args:
         values: shape [rows, n], n at least 1.
@@ -53,13 +31,18 @@ def quantiles_of_rows(values: NDArray[np.float32], at: Sequence[float]) -> NDArr
     """
     if not np.isfinite(values.min()) or not np.isfinite(values.max()):
         return np.asarray(np.quantile(values.astype(np.float64), at, axis=1))
-    places = [_places(values.shape[1], float(share)) for share in at]
-    parted = np.partition(values, sorted({place for below, above, _ in places for place in (below, above)}), axis=1)
-
-    def at_place(place: int) -> NDArray[np.float64]:
-        return parted[:, place].astype(np.float64)
-
-    return np.array([_interpolated(at_place(below), at_place(above), weight) for below, above, weight in places])
+    n_values = values.shape[1]
+    places = [_places(n_values, float(share)) for share in at]
+    from_start = [above for _, above, _ in places if 2 * above < n_values]
+    from_end = [below for below, above, _ in places if 2 * above >= n_values]
+    start, end = _ordered(values, from_start, is_start=True), _ordered(values, from_end, is_start=False)
+    found = []
+    for below, above, weight in places:
+        # Places count from the end that the values were taken from.
+        ordered, offset = (start, 0) if 2 * above < n_values else (end, end.shape[1] - n_values)
+        first, second = (ordered[:, place + offset].astype(np.float64) for place in (below, above))
+        found.append(_interpolated(first, second, weight))
+    return np.array(found)
 
 
 def _places(n_values: int, share: float) -> tuple[int, int, np.float64]:
@@ -75,35 +58,41 @@ def _interpolated(first: Any, second: Any, weight: np.float64) -> Any:
     return first + step * weight if weight < 0.5 else second - step * (1 - weight)
 
 
-def _quantile(flat: NDArray[np.float32], sample: NDArray[np.float32], share: float) -> np.float64:
-    below, above, weight = _places(len(flat), share)
-    first, second = (np.float64(value) for value in _order_statistics(flat, sample, below, above, share))
-    return np.float64(_interpolated(first, second, weight))
+def _ordered(values: NDArray[np.float32], places: Sequence[int], *, is_start: bool) -> NDArray[np.float32]:
+    """Return of each row enough values from one end, with those at some places, and next to them towards it, in order.
+
+    Args:
+        values: shape [rows, n].
+        places: in the sorted row, all in its half at that end or beyond it.
+        is_start: the end is that of the smallest values.
+
+    Returns:
+        Shape [rows, m], m at most n; the last m places of the row if not `is_start`.
+    """
+    if not places:
+        return values[:, :0]
+    n_values = values.shape[1]
+    n_kept = max(places) + 1 if is_start else n_values - min(places)
+    kept = _candidates(values, n_kept, is_start=is_start)
+    shift = 0 if is_start else kept.shape[1] - n_values
+    step = -1 if is_start else 1
+    wanted = {place + shift + further for place in places for further in (0, step)}
+    return np.partition(kept, sorted(place for place in wanted if 0 <= place < kept.shape[1]), axis=1)
 
 
-def _order_statistics(
-    flat: NDArray[np.float32], sample: NDArray[np.float32], below: int, above: int, share: float
-) -> tuple[np.float32, np.float32]:
-    """Return the values at two neighbouring places of the sorted array."""
-    margin = _MARGIN * (share * (1 - share) / len(sample)) ** 0.5 + 2 / len(sample)
-    if share <= _LARGEST_TAIL:
-        bound = sample[min(int((share + margin) * len(sample)), len(sample) - 1)]
-        is_tail = flat <= bound
-        n_before = 0
-    elif share >= 1 - _LARGEST_TAIL:
-        bound = sample[max(int((share - margin) * len(sample)), 0)]
-        is_tail = flat >= bound
-        n_before = len(flat) - int(np.count_nonzero(is_tail))
-    else:
-        is_tail, n_before, bound = np.ones(len(flat), dtype=bool), 0, sample[0]
-    n_tail = int(np.count_nonzero(is_tail))
-    if not n_before <= below <= above < n_before + n_tail:
-        is_tail, n_before, n_tail = np.ones(len(flat), dtype=bool), 0, len(flat)
-    elif n_tail > _LARGEST_TAIL * len(flat):
-        # Many equal values, such as zeros of an activation, are the usual reason.
-        n_less = int(np.count_nonzero(flat < bound))
-        n_equal = int(np.count_nonzero(flat == bound))
-        if n_less <= below and above < n_less + n_equal:
-            return bound, bound
-    tail = np.partition(flat[is_tail], [below - n_before, above - n_before])
-    return tail[below - n_before], tail[above - n_before]
+def _candidates(values: NDArray[np.float32], n_kept: int, *, is_start: bool) -> NDArray[np.float32]:
+    """Return of each row some values among which are its `n_kept` smallest or largest ones.
+
+    The row is divided into blocks; those with the `n_kept` smallest minima hold its `n_kept` smallest values: were one
+    elsewhere, each of these blocks would have one that is no larger.
+    """
+    n_rows, n_values = values.shape
+    side = int((n_values / n_kept) ** 0.5)  # where minima and values to search are equally many
+    if side < _SMALLEST_BLOCK:
+        return values
+    n_blocks = n_values // side
+    blocks = values[:, : side * n_blocks].reshape(n_rows, side, n_blocks)
+    extremes = blocks.min(axis=1) if is_start else -blocks.max(axis=1)
+    chosen = np.argpartition(extremes, n_kept - 1, axis=1)[:, :n_kept]
+    held = np.take_along_axis(blocks, chosen[:, None, :], axis=2).reshape(n_rows, -1)
+    return np.concatenate([held, values[:, side * n_blocks :]], axis=1)

@@ -44,6 +44,7 @@ class Collection:
         self._items = _digest_samples(samples)
         self._results: dict[str, Any] = {}
         self._seen: dict[str, Mapping[str, str]] = {}
+        self._headers: dict[str, set[tuple[int, ...]]] = {}  # of entries that were read whole, or written
         self.n_passes = 0
 
     def fill(self, stage: Stage, container: Any) -> None:
@@ -137,6 +138,8 @@ class Collection:
                 is_value = branch.is_aggregated
                 entry = entries.encoded(values) if is_value else entries.recorded(values, branch.n_recorded(len(samples)))
                 kept[branch.seen_as(seen).key] = entry
+                if not is_value:
+                    self._note(branch.seen_as(seen).key, entry)
             self._store.put(kept)
 
     def _branches(self, stage: Stage, looked_at: frozenset[str], container: Any) -> list[tuple[Any, dict[str, Branch]]]:
@@ -179,12 +182,22 @@ class Collection:
     def _is_known(self, branch: Branch) -> bool:
         if branch.result_key in self._results or self._is_input(branch):
             return True
-        return self._store.has(branch.key) if branch.is_aggregated else self._recorded(branch) is not None
+        if branch.is_aggregated:
+            return self._store.has(branch.key)
+        is_held = any(entries.serves(header, branch.n_samples) for header in self._headers.get(branch.key, ()))
+        return is_held or self._recorded(branch) is not None
 
     def _recorded(self, branch: Branch) -> list[Array] | None:
         """Return what the reducer made of each sample that counts; it may have been collected for fewer and for more."""
-        found = (entries.first(entry, branch.n_samples) for entry in self._store.entries(branch.key))
-        return next((arrays for arrays in found if arrays is not None), None)
+        for entry in self._store.entries(branch.key):
+            self._note(branch.key, entry)
+            arrays = entries.first(entry, branch.n_samples)
+            if arrays is not None:
+                return arrays
+        return None
+
+    def _note(self, key: str, entry: Sequence[Array]) -> None:
+        self._headers.setdefault(key, set()).add(tuple(int(number) for number in entry[0]))
 
     def _result(self, branch: Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
