@@ -204,6 +204,45 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Float model (ONNX, OpenVINO IR ...), or a job file (YAML).")],
+    data: Data = None,
+    target: TargetName = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New JSON file for all of it.")] = None,
+    calibration_data: CalibrationData = None,
+    calibration_items: CalibrationItems = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    scale: Scale = None,
+    layout: Layout = None,
+    channels: Channels = None,
+    device: DeviceName = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Show where quantization loses: what each layer would save in float, its time, and the precision it really runs in."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import overview
+        from ovquant.job import load_job
+
+        options: dict[str, Any] = {
+            "data": _data_options(
+                data, calibration_data, None, calibration_items, None, resize, crop, mean, scale, layout, channels
+            ),
+            "target": target,
+            "device": device,
+        }
+        is_job = model.endswith((".yaml", ".yml"))
+        if not is_job:
+            options["model"] = model
+        return overview.inspect(load_job(Path(model) if is_job else None, options), output, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
 def export(
     output: Annotated[Path, typer.Argument(help="Output directory of a search.")],
     directory: Annotated[Path, typer.Option("-o", "--output", help="New directory for the exported model.")],

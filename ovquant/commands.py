@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ovquant import console as shown
-from ovquant import export, quantization, runtime, selection, verdict
+from ovquant import export, inspection, quantization, runtime, selection, verdict
 from ovquant.configfile import load
 from ovquant.console import Console
 from ovquant.datasets.readers import open_source
@@ -19,6 +19,7 @@ from ovquant.economy import economy
 from ovquant.environment import versions
 from ovquant.errors import (
     AllCandidatesFailedError,
+    ConfigError,
     InterruptedSearchError,
     ModelError,
     NoFeasibleStrategyError,
@@ -32,12 +33,15 @@ from ovquant.executor import InProcessExecutor
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.latency import SystemClock
 from ovquant.objectives import Rules
+from ovquant.operations import Operation
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
+from ovquant.scopes import misses, resolve
 from ovquant.search import StopReason, meeting, run_search
 from ovquant.selection import Pick
-from ovquant.session import JOB_FILE, STUDY_FILE, TARGET_FILE, Session, open_session
+from ovquant.session import INSPECTION_FILE, JOB_FILE, STUDY_FILE, TARGET_FILE, Session, inspected_on, open_session
+from ovquant.strategy import Strategy
 from ovquant.study import Study, read_fingerprint, read_trials
 from ovquant.targets import load_target, to_yaml
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
@@ -106,6 +110,9 @@ def _open_study(session: Session, output: Path) -> Study:
         export.write_text(output / JOB_FILE, to_yaml(resolved))
         export.write_text(output / TARGET_FILE, to_yaml(session.target))
         export.write_json(output / _SPLITS, session.workbench.samples.split.as_dict())
+        if session.inspected is not None:
+            kept = {"made_of": inspected_on(session.workbench), "inspection": inspection.to_json(session.inspected)}
+            export.write_json(output / INSPECTION_FILE, kept)
         study = session.open_study(path)
         if study.fingerprint is None:
             study.set_fingerprint(fingerprint)
@@ -150,6 +157,8 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         f"at most {session.job.max_trials or 'unlimited'} strategies"
         + ("" if session.job.budget is None else f" or {session.job.budget:g} s")
     )
+    if session.inspected is not None:
+        console.info(f"sensitivity: {shown.ranking_line(session.inspected.ranking)}")
     for note in (*space.notes, *session.device.notes):
         console.warn(note)
     if not session.job.metrics and workbench.samples.labels("validation") is not None:
@@ -344,9 +353,11 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
     strategy = recipe.strategy.strategy()
     float_model = runtime.read_model(model)
     runtime.require_quantizable(float_model, model)
+    operations = runtime.operations(float_model)
+    ignored = _ignored(strategy, operations, f"{recipe_path}: strategy.ignored_scope", model)
     samples = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
     try:
-        quantized = quantization.quantize(float_model, strategy, samples, runtime.operations(float_model))
+        quantized = quantization.quantize(float_model, strategy, samples, operations)
     except Exception as error:
         raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
@@ -359,12 +370,15 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
             "model": {"name": model.name, "sha256": hashes},
             "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same},
             "strategy": strategy.as_dict(),
+            "ignored_operations": list(ignored),
             "graph_digest": digest,
             "versions": versions(),
         }
         made = Made(model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         export.write_package(directory, path, recipe.model_copy(update={"made": made}), manifest)
     console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
+    if ignored:
+        console.result(f"Left in float: {', '.join(ignored)}")
     console.result(
         "Same structure, ranges, weights and biases as the recipe's model."
         if is_same
@@ -372,6 +386,19 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
     )
     console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
     return {"output": str(directory), "graph_digest": digest, "is_identical_to_recipe": is_same}
+
+
+def _ignored(strategy: Strategy, operations: Sequence[Operation], where: str, model: Path) -> tuple[str, ...]:
+    """Return the names of what a recipe leaves in float.
+
+    Raises:
+        ConfigError: part of it is not in this model, and would be quantized without a word.
+    """
+    missed = misses(strategy.ignored_scope, operations)
+    if missed:
+        told = "\n".join(f"{where}: {miss}" for miss in missed)
+        raise ConfigError(f"{told}\nName what is to stay in float in {model}, or take the entry out: it would be quantized.")
+    return resolve(strategy.ignored_scope, operations)
 
 
 def _calibration_samples(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ovquant.records import Evaluation, Failure, Trial
 from ovquant.search import Progress
+from ovquant.sensitivity import Ranking
 from ovquant.verdict import Row, Verdict
 
 _PIPE_WIDTH = 160
@@ -60,6 +61,15 @@ class Console:
         """Take the status line away."""
         if self._status is not None:
             self._status.stop()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], n_words: int = 2) -> None:
+        """Write a table; all columns but the first `n_words` are numbers."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(escape(column), justify="left" if index < n_words else "right")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self._rich.print(table)
 
     def verdict(self, verdict: Verdict, caption: str) -> None:
         """Write the verdict in words, then the table."""
@@ -168,6 +178,16 @@ def status_line(progress: Progress) -> str:
 def _clock(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+
+
+def ranking_line(ranking: Ranking) -> str:
+    """Return which layers cost most when they are quantized."""
+    whole = ranking.all_quantized.value
+    most = ", ".join(f"{one.place} saves {one.saved.value:.2g}" for one in ranking.layers[:3])
+    return (
+        f"{len(ranking.layers)} layers ranked by the divergence that each saves in float, of {whole:.2g} with all quantized; "
+        f"{most} (on {ranking.n_items} calibration items)"
+    )
 
 
 def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ovquant.operations import Port
 
 WEIGHTED_TYPES = frozenset(
     {
@@ -65,8 +68,6 @@ _OTHER_ZERO_POINT = 0.75  # steps; zero points are rounded, and this one not to 
 _LARGEST_ZERO_POINT = 0.75  # of all levels, where channels have the same
 _FROM_HALF = 0.02  # steps, for what is rounded
 
-Port: TypeAlias = tuple[int, int]  # index of a node in its graph, index of its output
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Graph:
@@ -112,8 +113,12 @@ class _Quantizer:
         return np.array_equal(self.bounds[0], self.bounds[2]) and np.array_equal(self.bounds[1], self.bounds[3])
 
     def exactly(self) -> str:
-        """Return all bounds as text."""
-        return repr([bound.tolist() for bound in self.bounds])
+        """Return a digest of all bounds."""
+        digest = hashlib.sha256()
+        for bound in self.bounds:
+            digest.update(repr(bound.shape).encode())
+            digest.update(np.ascontiguousarray(bound).tobytes())
+        return digest.hexdigest()
 
     def step(self) -> str:
         """Return the difference of neighbouring levels that come out, to 5 digits, by channel if it differs."""
@@ -274,7 +279,7 @@ def _union_classes(graph: Graph, found: Mapping[int, _Quantizer]) -> dict[int, A
         members.setdefault(groups.find(index), []).append(index)
     classes: dict[int, Any] = {}
     for group in members.values():
-        if len({found[index].exactly() for index in group}) > 1:
+        if len(group) > 1 and len({found[index].exactly() for index in group}) > 1:
             classes.update(zip(group, _parts_of_union([found[index] for index in group]), strict=True))
     return classes
 

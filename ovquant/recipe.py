@@ -10,16 +10,8 @@ from pydantic import Field
 from ovquant.configfile import FileModel
 from ovquant.datasets.readers import Part
 from ovquant.job import DataSpec, Preprocessing
-from ovquant.strategy import (
-    InferencePrecision,
-    ModelType,
-    NncfTargetDevice,
-    OverflowFix,
-    Preset,
-    RangeEstimator,
-    ScopeSelector,
-    Strategy,
-)
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import InferencePrecision, ModelType, NncfTargetDevice, OverflowFix, Preset, RangeEstimator, Strategy
 from ovquant.targets import Target
 
 

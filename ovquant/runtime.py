@@ -13,7 +13,7 @@ import numpy as np
 
 from ovquant.environment import silence_telemetry
 from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
-from ovquant.scopes import QUANTIZABLE_TYPES, Operation
+from ovquant.operations import QUANTIZABLE_TYPES, Operation
 from ovquant.strategy import InferencePrecision
 
 if TYPE_CHECKING:
@@ -142,6 +142,9 @@ def operations(model: ov.Model) -> tuple[Operation, ...]:
     found = []
     for node in model.get_ordered_ops():
         channels = None
+        weights: tuple[int, ...] = ()
+        if node.get_type_name() in QUANTIZABLE_TYPES and len(node.inputs()) > 1 and node.input(1).get_partial_shape().is_static:
+            weights = tuple(int(side) for side in node.input(1).get_shape())
         if node.get_type_name() == "GroupConvolution":
             groups, per_group_out, per_group_in = (int(dim) for dim in list(node.input(1).get_shape())[:3])
             channels = (groups, per_group_in, per_group_out)
@@ -151,6 +154,7 @@ def operations(model: ov.Model) -> tuple[Operation, ...]:
                 type="Constant" if _is_constant(node) else node.get_type_name(),
                 inputs=tuple(value.get_node().get_friendly_name() for value in node.input_values()),
                 group_channels=channels,
+                weights_shape=weights,
             )
         )
     return tuple(found)

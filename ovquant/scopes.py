@@ -3,201 +3,113 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ovquant.strategy import ScopeRole, ScopeSelector
+from ovquant.operations import Operation
+from ovquant.places import Places
+from ovquant.roles import ROLES
+from ovquant.selectors import Place, ScopeSelector
 
-QUANTIZABLE_TYPES = frozenset(
-    {
-        "Convolution",
-        "GroupConvolution",
-        "ConvolutionBackpropData",
-        "GroupConvolutionBackpropData",
-        "MatMul",
-        "LSTMSequence",
-        "GRUSequence",
-        "LSTMCell",
-        "GRUCell",
-        "RNNCell",
-        "RNNSequence",
-        "ScaledDotProductAttention",
-    }
-)
-_NORMALIZATION_TYPES = frozenset({"MVN", "NormalizeL2", "LRN", "BatchNormInference", "GroupNormalization", "RMS"})
-_ELEMENTWISE = frozenset(
-    {"Add", "Subtract", "Multiply", "Divide", "Power", "Sqrt", "SquaredDifference", "Maximum", "Minimum", "Clamp", "Relu"}
-)
-_CENTRING = frozenset({"Subtract", "SquaredDifference", "Power"})
-_SCALING = frozenset({"Multiply", "Divide", "Power"})
-_SHAPE_CHANGES = frozenset({"Reshape", "Broadcast", "Squeeze", "Unsqueeze", "Convert"})
-_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL2"})
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One operation of a model, in topological order.
-
-    Attributes:
-        name: friendly name, unique in the model.
-        type: OpenVINO operation type.
-        inputs: names of the operations that feed it, by input port.
-        group_channels: (groups, channels per group in, channels per group out) of a group convolution, else None.
-    """
-
-    name: str
-    type: str
-    inputs: tuple[str, ...]
-    group_channels: tuple[int, int, int] | None = None
+_N_NEAREST = 3
+_ALIKE = 0.7  # of 1, for the last parts of names
+_NOT_LITERAL = re.compile(r"[\\^$.*+?()\[\]{}|]")
 
 
 def resolve(selector: ScopeSelector, operations: Sequence[Operation]) -> tuple[str, ...]:
     """Return the sorted names of the operations which `selector` selects; empty if it matches nothing.
 
-    Constants, parameters and results are never selected by type or role.
+    Constants, parameters and results are never selected.
     """
-    patterns = [re.compile(pattern) for pattern in selector.patterns]
-    selected: set[str] = set()
-    for operation in operations:
-        if operation.type in {"Constant", "Parameter", "Result"}:
-            continue
-        if (
-            operation.type in selector.types
-            or operation.name in selector.names
-            or any(pattern.match(operation.name) for pattern in patterns)
-        ):
-            selected.add(operation.name)
+    return tuple(sorted({name for names in _selected(selector, operations).values() for name in names}))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """An entry of a selector that matches nothing.
+
+    Attributes:
+        field: list of `ScopeSelector` that it is in.
+        entry: as it is there.
+        nearest: what in the model is nearest to it; empty if nothing is.
+    """
+
+    field: str
+    entry: str
+    nearest: str
+
+    def __str__(self) -> str:
+        """Return a clause for a message."""
+        return f"{self.field} {self.entry!r} matches nothing in this model" + (
+            f" (nearest: {self.nearest})" if self.nearest else ""
+        )
+
+
+def misses(selector: ScopeSelector, operations: Sequence[Operation]) -> list[Miss]:
+    """Return the entries of `selector` that match nothing."""
+    return [
+        Miss(field=field, entry=entry, nearest=_nearest(field, entry, operations))
+        for (field, entry), names in _selected(selector, operations).items()
+        if not names
+    ]
+
+
+def matching(selector: ScopeSelector, operations: Sequence[Operation]) -> ScopeSelector:
+    """Return the canonical selector of the entries that match something; it selects the same."""
+    kept: dict[str, list[str]] = {}
+    for (field, entry), names in _selected(selector, operations).items():
+        if names:
+            kept.setdefault(field, []).append(entry)
+    return ScopeSelector.model_validate(kept).canonical()
+
+
+def _selected(selector: ScopeSelector, operations: Sequence[Operation]) -> dict[tuple[str, str], set[str]]:
+    """Return the names that each entry of a selector selects, by its list and text."""
+    selectable = [operation for operation in operations if operation.is_selectable]
+    found: dict[tuple[str, str], set[str]] = {}
+    for kind in selector.types:
+        found["types", kind] = {operation.name for operation in selectable if operation.type == kind}
+    for name in selector.names:
+        found["names", name] = {operation.name for operation in selectable if operation.name == name}
+    for pattern in selector.patterns:
+        found["patterns", pattern] = {operation.name for operation in selectable if re.match(pattern, operation.name)}
     for role in selector.roles:
-        selected.update(ROLES[role](operations))
-    return tuple(sorted(selected))
-
-
-def _first(operations: Sequence[Operation], is_counted: Callable[[Operation], bool]) -> set[str]:
-    """Return the counted operations that no other counted one precedes on any path from an input."""
-    is_behind: dict[str, bool] = {}
-    counted: set[str] = set()
-    first: set[str] = set()
-    for operation in operations:
-        before = any(is_behind.get(name, False) or name in counted for name in operation.inputs)
-        is_behind[operation.name] = before
-        if is_counted(operation):
-            counted.add(operation.name)
-            if not before:
-                first.add(operation.name)
-    return first
-
-
-def _first_convolutions(operations: Sequence[Operation]) -> set[str]:
-    """Convolutions that no other convolution or MatMul precedes on any path from an input."""
-    weighted = {"Convolution", "GroupConvolution", "MatMul"}
-    matmuls = {operation.name for operation in operations if operation.type == "MatMul"}
-    return _first(operations, lambda operation: operation.type in weighted) - matmuls
-
-
-def _last_matmuls(operations: Sequence[Operation]) -> set[str]:
-    """MatMuls that no other MatMul or convolution follows."""
-    weighted = {"Convolution", "GroupConvolution", "MatMul"}
-    followed: set[str] = set()
-    last: set[str] = set()
-    for operation in reversed(operations):
-        is_followed = operation.name in followed
-        if operation.type == "MatMul" and not is_followed:
-            last.add(operation.name)
-        if is_followed or operation.type in weighted:
-            followed.update(operation.inputs)
-    return last
-
-
-def _is_depthwise(operation: Operation) -> bool:
-    return operation.group_channels is not None and operation.group_channels[1] == 1
-
-
-def _depthwise(operations: Sequence[Operation]) -> set[str]:
-    """Group convolutions with one input channel per group."""
-    return {operation.name for operation in operations if _is_depthwise(operation)}
-
-
-def _first_depthwise(operations: Sequence[Operation]) -> set[str]:
-    """Depthwise convolutions that no other one precedes; their channels often differ most in range."""
-    return _first(operations, _is_depthwise)
-
-
-def _normalizations(operations: Sequence[Operation]) -> set[str]:
-    """Normalization operations, and LayerNorm, RMSNorm and the like where an exporter wrote them out.
-
-    Of those, each square root (Sqrt or Power) of something that was reduced is taken with the statistics behind it and the
-    steps ahead of it up to the one that applies the scale to the data.
-    """
-    by_name = {operation.name: operation for operation in operations}
-    users: dict[str, list[Operation]] = {}
-    for operation in operations:
-        for name in operation.inputs:
-            users.setdefault(name, []).append(operation)
-    found = {operation.name for operation in operations if operation.type in _NORMALIZATION_TYPES}
-    for root in operations:
-        if root.type in {"Sqrt", "Power"}:
-            behind = _statistics_behind(root, by_name)
-            ahead = _scaling_ahead(root, by_name, users) if behind else set()
-            if ahead:
-                found |= behind | {root.name} | ahead
+        found["roles", role] = ROLES[role](operations)
+    places = Places(operations) if selector.places else None
+    for place in selector.places:
+        found["places", place] = set(places.names(place)) if places else set()
     return found
 
 
-def _statistics_behind(root: Operation, by_name: dict[str, Operation]) -> set[str]:
-    """Walk back from a square root: any elementwise step up to a reduction, squares and differences beyond it.
-
-    Returns:
-        Nothing if the root is of data that were not reduced, such as the square of a difference.
-    """
-    reached: set[tuple[str, bool]] = set()
-    front = [(name, False) for name in root.inputs]
-    while front:
-        name, is_reduced = front.pop()
-        operation = by_name[name]
-        is_square = operation.type == "Multiply" and len(set(operation.inputs)) == 1
-        if operation.type in _REDUCTIONS:
-            is_reduced = True
-        elif operation.type == "Constant":
-            continue
-        elif operation.type not in (_CENTRING if is_reduced else _ELEMENTWISE) | _SHAPE_CHANGES and not is_square:
-            if not is_reduced:
-                return set()
-            continue
-        if (name, is_reduced) not in reached:
-            reached.add((name, is_reduced))
-            is_data_first = operation.type in _REDUCTIONS | _SHAPE_CHANGES  # axes and shapes come behind
-            sources = operation.inputs[:1] if is_data_first else operation.inputs
-            front.extend((source, is_reduced) for source in sources)
-    return {name for name, _ in reached} if any(by_name[name].type in _REDUCTIONS for name, _ in reached) else set()
+def _nearest(field: str, entry: str, operations: Sequence[Operation]) -> str:
+    """Return what in the model is nearest to an entry, for people."""
+    selectable = [operation for operation in operations if operation.is_selectable]
+    if field == "places":
+        return _nearest_place(Place.of(entry), operations)
+    if field == "roles":
+        return ""
+    known = {operation.type if field == "types" else operation.name for operation in selectable}
+    text = _NOT_LITERAL.sub("", entry) if field == "patterns" else entry
+    return _nearest_word(text, sorted(known))
 
 
-def _scaling_ahead(root: Operation, by_name: dict[str, Operation], users: dict[str, list[Operation]]) -> set[str]:
-    """Walk on from a square root to the Multiply or Divide that joins it with data, and the centring of that data.
-
-    Returns:
-        Nothing if it never meets data: then it scales nothing.
-    """
-    reached: set[str] = set()
-    is_joined = False
-    front = [(root.name, user) for user in users.get(root.name, [])]
-    while front:
-        source, operation = front.pop()
-        if operation.type not in _SCALING | _SHAPE_CHANGES or operation.name in reached:
-            continue
-        reached.add(operation.name)
-        data = [by_name[name] for name in operation.inputs if name != source and by_name[name].type != "Constant"]
-        if data and operation.type in _SCALING:
-            is_joined = True
-            reached.update(other.name for other in data if other.type == "Subtract")
-        else:
-            front.extend((operation.name, user) for user in users.get(operation.name, []))
-    return reached if is_joined else set()
+def _nearest_word(text: str, known: Sequence[str]) -> str:
+    """Return the known words nearest to a text; capitals do not count, and neither may what comes before the last slash."""
+    lowered = {word.lower(): word for word in known}
+    ends = {word.lower().rpartition("/")[2]: word for word in known}
+    wanted = text.lower()
+    close = [lowered[found] for found in difflib.get_close_matches(wanted, lowered, _N_NEAREST)]
+    close += [ends[found] for found in difflib.get_close_matches(wanted.rpartition("/")[2], ends, _N_NEAREST, _ALIKE)]
+    return ", ".join(list(dict.fromkeys(close))[:_N_NEAREST])
 
 
-ROLES: dict[ScopeRole, Callable[[Sequence[Operation]], set[str]]] = {
-    "first_convolution": _first_convolutions,
-    "last_matmul": _last_matmuls,
-    "depthwise": _depthwise,
-    "first_depthwise": _first_depthwise,
-    "normalization": _normalizations,
-}
+def _nearest_place(place: Place, operations: Sequence[Operation]) -> str:
+    """Return what places of the same kind there are, or else the kinds nearest to it."""
+    places = Places(operations)
+    for n_joined in dict.fromkeys((place.n_joined, None)):
+        kind = place.kind if n_joined is None else f"{place.kind}({n_joined})"
+        n_members = len(places.members(place.kind, n_joined))
+        if n_members:
+            return f"{kind}[0]" if n_members == 1 else f"{kind}[0] to {kind}[{n_members - 1}]"
+    return _nearest_word(place.kind, sorted({operation.type for operation in operations if operation.is_selectable} | set(ROLES)))

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ovquant import runtime
+from ovquant import inspection, runtime
 from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
 from ovquant.environment import describe_host, versions
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.export import model_sha256
+from ovquant.inspection import Inspection
 from ovquant.job import Job, with_absolute_paths
 from ovquant.objectives import Rules
 from ovquant.recipe import Made, Recipe, recipe_from
@@ -26,6 +27,7 @@ from ovquant.tasks import BenchSpec
 STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"
 TARGET_FILE = "target.yaml"
+INSPECTION_FILE = "inspection.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Session:
         default: NNCF's default strategy here.
         seeds: genomes that the first generation begins with.
         is_default_in_space: whether the target allows `default`.
+        inspected: which layers may be better off in float, where the target asks for genes of layers.
     """
 
     job: Job
@@ -53,6 +56,7 @@ class Session:
     default: Strategy
     seeds: tuple[Genome, ...]
     is_default_in_space: bool
+    inspected: Inspection | None
 
     @property
     def workbench(self) -> Workbench:
@@ -79,11 +83,18 @@ class Session:
             rules=self.rules,
             space=self.space,
             seeds=self.seeds,
-            # After the model type, what stays in float decides most; the target lists its choices in the order of promise.
-            neighbours=self.space.neighbours(self.seeds[0], "ignored_scope") if self.is_default_in_space else [],
+            neighbours=self._neighbours() if self.is_default_in_space else [],
             seed=self.job.seed,
             population=self.job.population_size,
         )
+
+    def _neighbours(self) -> list[Genome]:
+        """Return what is near NNCF's default: after the model type, what stays in float decides most.
+
+        Layers come in the order of their promise, the target's own choices in the order that it lists them in.
+        """
+        default = self.seeds[0]
+        return [*self.space.leading(default), *self.space.neighbours(default, "ignored_scope")]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a study is made of; two runs with equal fingerprints continue each other."""
@@ -146,25 +157,17 @@ def open_session(job: Job, model_dir: Path) -> Session:
     Raises:
         OvquantError: anything that would make the search pointless.
     """
-    target = load_target(job.target)
-    device = resolve_device(target, job.device)
-    absolute = with_absolute_paths(job, Path.cwd())
-    bench = BenchSpec(
-        model=absolute.model,
-        target=target,
-        device=device.name,
-        data=absolute.data,
-        seed=job.seed,
-        metrics=absolute.metrics,
-        output_kinds=dict(job.output_kinds),
-        model_dir=str(model_dir),
-    )
-    workbench = open_bench(bench)
-    runtime.require_quantizable(workbench.model, Path(job.model))
+    device, workbench = open_workbench(job, model_dir)
+    bench, target = workbench.spec, workbench.spec.target
     workbench.samples.read_all()
     workbench.reference("validation")
     workbench.reference("holdout")  # of the float model only: faults are found now, and no candidate is looked at
-    facts = workbench.facts()
+    facts, inspected = workbench.facts(), None
+    if target.genes.layers is not None:
+        inspected = inspection.stored(Path(job.output) / INSPECTION_FILE, inspected_on(workbench)) or inspection.inspect(
+            workbench
+        )
+        facts = dataclasses.replace(facts, layers=inspected.promising())
     space = build_space(target, facts)
     default = nncf_default(target, facts)
     seeds, is_default_in_space = _seeds(space, [default, nncf_default(target, facts, model_type="transformer")])
@@ -183,7 +186,44 @@ def open_session(job: Job, model_dir: Path) -> Session:
         default=default,
         seeds=seeds,
         is_default_in_space=is_default_in_space,
+        inspected=inspected,
     )
+
+
+def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
+    """Return the device of a job, and its model and data, opened and checked; no sample is read yet.
+
+    Raises:
+        OvquantError: they cannot be used, or there is nothing to quantize.
+    """
+    target = load_target(job.target)
+    device = resolve_device(target, job.device)
+    absolute = with_absolute_paths(job, Path.cwd())
+    bench = BenchSpec(
+        model=absolute.model,
+        target=target,
+        device=device.name,
+        data=absolute.data,
+        seed=job.seed,
+        metrics=absolute.metrics,
+        output_kinds=dict(job.output_kinds),
+        model_dir=str(model_dir),
+    )
+    workbench = open_bench(bench)
+    runtime.require_quantizable(workbench.model, Path(job.model))
+    return device, workbench
+
+
+def inspected_on(workbench: Workbench) -> dict[str, Any]:
+    """Return what an inspection depends on."""
+    return {
+        "model": model_sha256(Path(workbench.spec.model)),
+        "data": data_fingerprint(workbench.spec.data),
+        "seed": workbench.spec.seed,
+        "target": workbench.spec.target.model_dump(mode="json"),
+        "device": workbench.spec.device,
+        "versions": {name: version for name, version in versions().items() if name in {"ovquant", "openvino", "nncf"}},
+    }
 
 
 def _seeds(space: SearchSpace, strategies: list[Strategy]) -> tuple[tuple[Genome, ...], bool]:

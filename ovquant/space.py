@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from ovquant.errors import ConfigError
-from ovquant.scopes import Operation, resolve
-from ovquant.strategy import NO_SCOPE, InferencePrecision, Strategy
+from ovquant.layers import ScopeGenes
+from ovquant.operations import Operation
+from ovquant.scopes import matching, misses, resolve
+from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import Genes, Target
 
 Genome: TypeAlias = tuple[int, ...]
+_SCOPE, _LAYER = "ignored_scope", "layer"
+_LAYER_LABELS = ("int8", "float")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -24,7 +28,7 @@ class Gene:
 
     Attributes:
         name: gene name, with a dot for a part of one (``smooth_quant_alphas.matmul``).
-        field: attribute of `Strategy` that it sets.
+        field: attribute of `Strategy` that it sets; for a layer, a name of its own.
         values: allowed values of that attribute.
         labels: one printable, unique word per value.
     """
@@ -49,12 +53,14 @@ class ModelFacts:
         n_calibration: calibration items at hand.
         own_precision: the float precision that the profile's compile properties give on the device.
         device_precisions: the float precisions that the device offers.
+        layers: places of the layers that cost the most when they are quantized, the first most of all.
     """
 
     operations: tuple[Operation, ...]
     n_calibration: int
     own_precision: InferencePrecision
     device_precisions: frozenset[str]
+    layers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +71,14 @@ class SearchSpace:
     same strategy; the canonical one has the smallest index in every gene.
 
     Attributes:
-        genes: the free genes.
+        genes: the free genes; those of layers are called by their places and come in the order of `scopes`.
+        scopes: what may stay in float.
         base: values of everything that is not free.
         notes: what was dropped from the profile's genes and why, for the user.
     """
 
     genes: tuple[Gene, ...]
+    scopes: ScopeGenes
     base: Strategy
     notes: tuple[str, ...] = ()
 
@@ -101,8 +109,9 @@ class SearchSpace:
             ValueError: wrong length, or an index out of range.
         """
         self._check(genome)
-        chosen = {gene.field: gene.values[index] for gene, index in zip(self.genes, genome, strict=True)}
-        return dataclasses.replace(self.base, **chosen).canonical()
+        chosen = {gene.field: gene.values[index] for gene, index in self._apart_from_scope(genome)}
+        scope = self.scopes.selector(*self._scope_part(genome))
+        return dataclasses.replace(self.base, **chosen, ignored_scope=scope).canonical()
 
     def genome_from_strategy(self, strategy: Strategy) -> Genome:
         """Return the canonical genome of a strategy.
@@ -111,17 +120,15 @@ class SearchSpace:
             ValueError: the space does not hold that strategy.
         """
         wanted = strategy.canonical()
+        choice, bits = self.scopes.genes(wanted.ignored_scope)
+        wanted = dataclasses.replace(wanted, ignored_scope=self.scopes.selector(choice, bits))
+        by_layer = dict(zip(self.scopes.layers, bits, strict=True))
         genome = []
         for gene in self.genes:
-            matches = (
-                index
-                for index, value in enumerate(gene.values)
-                if dataclasses.replace(wanted, **{gene.field: value}).canonical() == wanted
-            )
-            index = next(matches, None)
-            if index is None:
-                raise ValueError(f"{gene.name}={getattr(wanted, gene.field)!r} is not in this search space")
-            genome.append(index)
+            if gene.field == _LAYER:
+                genome.append(by_layer[gene.name])
+            else:
+                genome.append(choice if gene.field == _SCOPE else _index_of(gene, wanted))
         found = tuple(genome)
         held = self.strategy_from_genome(found)
         for field in dataclasses.fields(Strategy):
@@ -129,6 +136,21 @@ class SearchSpace:
             if mine != theirs:
                 raise ValueError(f"{field.name}={theirs!r} is not in this search space, which has {mine!r} only")
         return found
+
+    def _apart_from_scope(self, genome: Genome) -> list[tuple[Gene, int]]:
+        pairs = zip(self.genes, genome, strict=True)
+        return [(gene, index) for gene, index in pairs if gene.field not in {_SCOPE, _LAYER}]
+
+    def _scope_part(self, genome: Genome) -> tuple[int, list[int]]:
+        """Return the choice of scope and the bits of layers."""
+        choice = next((index for gene, index in zip(self.genes, genome, strict=True) if gene.field == _SCOPE), 0)
+        return choice, [index for gene, index in zip(self.genes, genome, strict=True) if gene.field == _LAYER]
+
+    def leading(self, genome: Genome) -> list[Genome]:
+        """Return the genome with the first 1, 2, 4 ... layers left in float, those of the most promise."""
+        places = [index for index, gene in enumerate(self.genes) if gene.field == _LAYER]
+        counts = [2**power for power in range(len(places).bit_length()) if 2**power <= len(places)]
+        return [tuple(1 if index in places[:count] else value for index, value in enumerate(genome)) for count in counts]
 
     def canonical_genome(self, genome: Genome) -> Genome:
         """Return the genome with the smallest indices that decodes to the same strategy."""
@@ -246,7 +268,8 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
         columns.append((name, name, _labelled(getattr(genes, name))))
     columns.append(("activations_range_estimator",) * 2 + (_labelled(genes.activations_range_estimator),))
     columns.append(("subset_size", "subset_size", _subset_sizes(genes, facts.n_calibration, notes)))
-    columns.append(("ignored_scope", "ignored_scope", _scopes(genes, facts.operations, notes)))
+    choices = _scopes(genes, facts.operations, notes)
+    columns.append((_SCOPE, _SCOPE, choices))
     for part, types in (("matmul", {"MatMul"}), ("convolution", {"Convolution"})):
         values = _alphas(genes, part, types, facts.operations, notes)
         columns.append((f"smooth_quant_alphas.{part}", f"smooth_quant_alpha_{part}", values))
@@ -267,7 +290,22 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
                 )
             )
     base = dataclasses.replace(base, subset_size=min(base.subset_size, facts.n_calibration))
-    return SearchSpace(genes=tuple(free), base=base, notes=tuple(notes))
+    layers = facts.layers[: genes.layers.top] if genes.layers is not None else ()
+    free += [Gene(name=place, field=_LAYER, values=(False, True), labels=_LAYER_LABELS) for place in layers]
+    scopes = ScopeGenes.of([value for _, value in choices] or [base.ignored_scope], layers, facts.operations)
+    return SearchSpace(genes=tuple(free), scopes=scopes, base=base, notes=tuple(notes))
+
+
+def _index_of(gene: Gene, strategy: Strategy) -> int:
+    """Return the first value of a gene that a strategy may have.
+
+    Raises:
+        ValueError: none.
+    """
+    for index, value in enumerate(gene.values):
+        if dataclasses.replace(strategy, **{gene.field: value}).canonical() == strategy:
+            return index
+    raise ValueError(f"{gene.name}={getattr(strategy, gene.field)!r} is not in this search space")
 
 
 def _labelled(values: Sequence[Any] | None) -> list[tuple[str, Any]]:
@@ -294,15 +332,22 @@ def _subset_sizes(genes: Genes, n_calibration: int, notes: list[str]) -> list[tu
 def _scopes(genes: Genes, operations: Sequence[Operation], notes: list[str]) -> list[tuple[str, Any]]:
     kept: list[tuple[str, Any]] = []
     seen: dict[tuple[str, ...], str] = {}
+    faults = []
     for name, selector in (genes.ignored_scope or {}).items():
         names = resolve(selector, operations)
+        missed = misses(selector, operations)
+        # Names are those of one model, and so meant for it; all else may be meant for many.
+        faults += [f"target genes.ignored_scope.{name}: {miss}" for miss in missed if miss.field == "names"]
         if not names and not selector.is_empty:
-            notes.append(f"ignored_scope {name!r} dropped: it matches nothing in this model")
+            told = [str(miss) for miss in missed if miss.nearest]
+            notes.append(f"ignored_scope {name!r} dropped: {'; '.join(told) or 'it matches nothing in this model'}")
         elif names in seen:
             notes.append(f"ignored_scope {name!r} dropped: same operations as {seen[names]!r}")
         else:
             seen[names] = name
-            kept.append((name, NO_SCOPE if selector.is_empty else selector.canonical()))
+            kept.append((name, matching(selector, operations)))
+    if faults:
+        raise ConfigError("\n".join(faults))
     if genes.ignored_scope and not kept:
         raise ConfigError(
             "target genes.ignored_scope: no choice matches anything in this model; add a choice with an empty mapping {} "

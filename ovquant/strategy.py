@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator
-
-from ovquant.configfile import FileModel
+from ovquant.selectors import NO_SCOPE, ScopeSelector
 
 Preset: TypeAlias = Literal["performance", "mixed"]
 ModelType: TypeAlias = Literal["transformer"]
@@ -20,7 +17,6 @@ RangeEstimator: TypeAlias = Literal[
 ]
 InferencePrecision: TypeAlias = Literal["f32", "bf16", "f16"]
 NncfTargetDevice: TypeAlias = Literal["ANY", "CPU", "GPU", "NPU", "CPU_SPR"]
-ScopeRole: TypeAlias = Literal["first_convolution", "last_matmul", "depthwise", "first_depthwise", "normalization"]
 
 # Defaults of `nncf.quantize`, NNCF 3.4 (nncf.quantization.advanced_parameters, algorithms.min_max).
 DEFAULT_SUBSET_SIZE = 300
@@ -28,52 +24,6 @@ DEFAULT_OVERFLOW_FIX: OverflowFix = "first_layer_only"
 DEFAULT_ALPHA_MATMUL = 0.95
 DEFAULT_ALPHA_CONVOLUTION = -1.0
 _DESCRIBED_APART = frozenset({"model_type", "inference_precision", "target_device"})
-
-
-class ScopeSelector(FileModel):
-    """Which operations stay in float: the union of all that its lists select.
-
-    Attributes:
-        types: OpenVINO operation types, e.g. ``Multiply``.
-        patterns: regular expressions, matched from the start of operation names (as NNCF does).
-        names: full operation names.
-        roles: structural roles, see `ovquant.scopes`.
-    """
-
-    types: tuple[str, ...] = Field(default=(), description="OpenVINO operation types, e.g. Multiply")
-    patterns: tuple[str, ...] = Field(default=(), description="regular expressions on operation names")
-    names: tuple[str, ...] = Field(default=(), description="operation names")
-    roles: tuple[ScopeRole, ...] = Field(default=(), description="structural roles")
-
-    @field_validator("patterns")
-    @classmethod
-    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        faults = []
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                faults.append(f"{pattern!r} is no regular expression: {error}")
-        if faults:
-            raise ValueError("\n".join(faults))
-        return patterns
-
-    @property
-    def is_empty(self) -> bool:
-        """True if it selects nothing in any model."""
-        return not (self.types or self.patterns or self.names or self.roles)
-
-    def canonical(self) -> ScopeSelector:
-        """Return the same selector with sorted lists that hold nothing twice."""
-        return ScopeSelector(
-            types=tuple(sorted(set(self.types))),
-            patterns=tuple(sorted(set(self.patterns))),
-            names=tuple(sorted(set(self.names))),
-            roles=tuple(sorted(set(self.roles))),
-        )
-
-
-NO_SCOPE = ScopeSelector()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +108,7 @@ class Strategy:
             if field.name in _DESCRIBED_APART or value == getattr(default, field.name):
                 continue
             if isinstance(value, ScopeSelector):
-                value = "+".join([*value.roles, *value.types, *value.patterns, *value.names])
+                value = "+".join([*value.roles, *value.types, *value.places, *value.patterns, *value.names])
             elif isinstance(value, float):
                 value = f"{value:g}"
             parts.append(f"{field.name}={value}")

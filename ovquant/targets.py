@@ -14,15 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ovquant.configfile import FILE_VERSION, FileModel, load
 from ovquant.errors import ConfigError, did_you_mean
-from ovquant.strategy import (
-    InferencePrecision,
-    ModelType,
-    NncfTargetDevice,
-    OverflowFix,
-    Preset,
-    RangeEstimator,
-    ScopeSelector,
-)
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import InferencePrecision, ModelType, NncfTargetDevice, OverflowFix, Preset, RangeEstimator
 
 ValueT = TypeVar("ValueT")
 MAX_VALUES_PER_GENE = 36
@@ -60,6 +53,12 @@ class SmoothQuantGenes(FileModel):
     convolution: Allowed[Alpha] | None = None
 
 
+class LayerGenes(FileModel):
+    """Single layers that may stay in float, found by `ovquant.sensitivity`."""
+
+    top: Annotated[int, Field(ge=1, le=64, strict=True)]
+
+
 class Genes(FileModel):
     """Allowed values of each gene, under NNCF's own names. An absent gene stays at NNCF's default, one value pins it."""
 
@@ -70,6 +69,9 @@ class Genes(FileModel):
     disable_bias_correction: Allowed[bool] | None = None
     ignored_scope: Choices | None = Field(
         None, description="named choices of operations that stay in float; an empty mapping {} ignores nothing"
+    )
+    layers: LayerGenes | None = Field(
+        None, description="a gene for each of the layers that cost the most divergence: quantized, or in float"
     )
     overflow_fix: Allowed[OverflowFix | None] | None = Field(None, description="matters on CPUs without VNNI only")
     activations_range_estimator: Allowed[RangeEstimator | None] | None = Field(

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ovquant.environment import silence_telemetry
+from ovquant.operations import Operation
 from ovquant.protocols import Sample
-from ovquant.scopes import Operation, resolve
+from ovquant.scopes import misses, resolve
 from ovquant.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, 
     if not strategy.ignored_scope.is_empty:
         names = resolve(strategy.ignored_scope, operations)
         if not names:
-            raise ValueError("the ignored scope matches nothing in this model")
+            raise ValueError("; ".join(map(str, misses(strategy.ignored_scope, operations))))
         # Names that NNCF folds away in its own graph (e.g. on weights) need no ignoring, so they may be missing there.
         found["ignored_scope"] = package.IgnoredScope(names=list(names), validate=False)
     return found

@@ -18,6 +18,7 @@ import numpy as np
 
 from ovquant import runtime
 from ovquant.errors import first_line
+from ovquant.operations import Operation
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import plain
 from ovquant.quantization.internals import internals
@@ -25,7 +26,6 @@ from ovquant.quantization.matching import Matches
 from ovquant.quantization.stages import Stage, digest_of
 from ovquant.quantization.statistics import Collection
 from ovquant.quantization.store import ArrayStore
-from ovquant.scopes import Operation
 from ovquant.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ovquant.executor import InProcessExecutor
 from ovquant.job import DataSpec, MetricSpec
 from ovquant.protocols import Executor
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, Subject, outcome_from_json, outcome_to_json
-from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import Strategy
 from ovquant.targets import Measurement, MeasurementPlan, Target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 

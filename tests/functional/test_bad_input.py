@@ -205,6 +205,20 @@ CASES: list[tuple[str, Callable[[], None], list[str], int, list[str]]] = [
         CONFIG,
         ["no choice matches anything"],
     ),
+    (
+        "scope of names that are not there",
+        text("t.yaml", TARGET + "genes: {ignored_scope: {none: {}, one: {names: [stemm]}}}\n"),
+        [*SEARCH, "--target", "t.yaml"],
+        CONFIG,
+        ["names 'stemm' matches nothing in this model (nearest: stem"],
+    ),
+    (
+        "scope with a place that is none",
+        text("t.yaml", TARGET + "genes: {ignored_scope: {none: {}, one: {places: [depthwise]}}}\n"),
+        [*SEARCH, "--target", "t.yaml"],
+        CONFIG,
+        ["'depthwise' is no place: expected KIND[INDEX]"],
+    ),
     ("output directory of something else", other_study, SEARCH, OUTPUT, ["out: is not empty; nothing was written"]),
     ("output is a file", text("out", "mine"), SEARCH, OUTPUT, ["out: is a file"]),
     (

@@ -35,6 +35,42 @@ def test_a_recipe_on_other_data_says_that_the_model_differs(run: Run, searched: 
     assert "Differs from the recipe's model" in result.output
 
 
+def test_a_recipe_by_places_holds_for_another_export_of_the_network(
+    run: Run, searched: Path, conv_case: tuple[Path, Path]
+) -> None:
+    """What it leaves in float is found in an IR in which every operation has another name, as it is in the ONNX model."""
+    recipe = yaml.safe_load((searched / "best" / "recipe.yaml").read_text())
+    recipe["strategy"]["ignored_scope"] = {"places": ["depthwise[0]", "Add(2)[0]", "Convolution[-1]"]}
+    Path("places.yaml").write_text(yaml.safe_dump(recipe))
+    renamed = runtime.read_model(conv_case[0])
+    for index, node in enumerate(renamed.get_ops()):
+        if node.get_type_name() not in {"Parameter", "Result"}:
+            node.set_friendly_name(f"other_{index}")
+    was = {node.get_friendly_name(): index for index, node in enumerate(runtime.read_model(conv_case[0]).get_ops())}
+    runtime.save_model(renamed, Path("renamed.xml"))
+    left = {}
+    for model in (conv_case[0], Path("renamed.xml")):
+        result = run("quantize", model, "--recipe", "places.yaml", "--data", conv_case[1], "-o", model.stem)
+        left[model.stem] = json.loads((Path(model.stem) / "manifest.json").read_text())["ignored_operations"]
+        assert f"Left in float: {', '.join(left[model.stem])}" in result.output.replace("\n", " ")
+    onnx_names = left.pop(conv_case[0].stem)
+    assert onnx_names == ["depthwise", "pointwise", "residual"]
+    assert set(left["renamed"]) == {f"other_{was[name]}" for name in onnx_names}
+
+
+def test_a_recipe_that_names_what_the_model_does_not_have_is_refused(
+    run: Run, searched: Path, conv_case: tuple[Path, Path]
+) -> None:
+    recipe = yaml.safe_load((searched / "best" / "recipe.yaml").read_text())
+    recipe["strategy"]["ignored_scope"] = {"places": ["depthwise[3]"], "names": ["stem", "residul"]}
+    Path("r.yaml").write_text(yaml.safe_dump(recipe))
+    result = run("quantize", conv_case[0], "--recipe", "r.yaml", "--data", conv_case[1], "-o", "again", code=3)
+    told = " ".join(result.output.split())
+    assert "names 'residul' matches nothing in this model (nearest: residual" in told
+    assert "places 'depthwise[3]' matches nothing in this model (nearest: depthwise[0])" in told
+    assert not Path("again").exists()
+
+
 def test_export_of_a_trial_gives_the_model_that_was_measured(run: Run, searched: Path) -> None:
     run("export", searched, "--trial", "2", "-o", "two")
     manifest = json.loads(Path("two/manifest.json").read_text())

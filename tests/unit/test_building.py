@@ -16,7 +16,8 @@ import small
 from ovquant import building, quantization, runtime
 from ovquant.building import Builder
 from ovquant.errors import ModelError
-from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import Strategy
 
 T = TypeVar("T")
 WAIT_S = 20.0  # for what happens in any case

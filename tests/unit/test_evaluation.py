@@ -30,7 +30,8 @@ from ovquant.records import (
     outcome_from_json,
     outcome_to_json,
 )
-from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import Strategy
 from ovquant.targets import Measurement, MeasurementPlan, Target
 from ovquant.tasks import BenchSpec, ComparisonTask, Race, Rival, Task
 
@@ -218,7 +219,7 @@ def test_scope_that_covers_everything_fails_at_quantization(bench):
 
 def test_scope_that_matches_nothing_fails_at_quantization(bench):
     assert bench.evaluate(task(bench.spec, NOTHING)) == Failure(
-        stage="quantize", error="ValueError", message="the ignored scope matches nothing in this model"
+        stage="quantize", error="ValueError", message="types 'LSTMSequence' matches nothing in this model"
     )
 
 

@@ -18,7 +18,8 @@ from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Preprocessing, Source
 from ovquant.recipe import Made, Recipe, recipe_from
 from ovquant.records import Failure
-from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import Strategy
 from ovquant.targets import Target
 
 

@@ -13,7 +13,8 @@ from ovquant.datasets.readers import Part
 from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, Preprocessing, Source
 from ovquant.recipe import Made, Recipe, StrategySpec, recipe_from
-from ovquant.strategy import ScopeSelector, Strategy
+from ovquant.selectors import ScopeSelector
+from ovquant.strategy import Strategy
 from ovquant.targets import Target, to_yaml
 
 MADE = Made(model_sha256="0" * 64, graph_digest="1" * 64, versions={"nncf": "3.4.0", "openvino": "2026.4.1"})

@@ -9,8 +9,9 @@ import small
 from openvino import opset13 as opset
 
 from ovquant import runtime
-from ovquant.scopes import Operation, resolve
-from ovquant.strategy import ScopeRole, ScopeSelector
+from ovquant.operations import Operation
+from ovquant.scopes import matching, misses, resolve
+from ovquant.selectors import ScopeRole, ScopeSelector
 
 
 def ops(text: str) -> tuple[Operation, ...]:
@@ -133,6 +134,49 @@ class TestSelectors:
         names = set(resolve(ScopeSelector(patterns=(".*",)), convolutional))
         apart = {o.name for o in convolutional if o.type in {"Constant", "Parameter", "Result"}}
         assert names == {o.name for o in convolutional} - apart
+
+
+class TestMisses:
+    @pytest.mark.parametrize(
+        ("selector", "told"),
+        [
+            (ScopeSelector(types=("Convolutoin",)), "types 'Convolutoin' matches nothing in this model (nearest: Convolution"),
+            (ScopeSelector(types=("relu",)), "types 'relu' matches nothing in this model (nearest: Relu)"),
+            (ScopeSelector(names=("features/stem",)), "names 'features/stem' matches nothing in this model (nearest: stem"),
+            (
+                ScopeSelector(patterns=("^pointwize.*",)),
+                "patterns '^pointwize.*' matches nothing in this model (nearest: pointwise",
+            ),
+            (
+                ScopeSelector(places=("depthwise[4]",)),
+                "places 'depthwise[4]' matches nothing in this model (nearest: depthwise[0])",
+            ),
+            (ScopeSelector(places=("Add(3)[0]",)), "(nearest: Add[0])"),
+            (ScopeSelector(places=("Convolution[9]",)), "(nearest: Convolution[0] to Convolution[1])"),
+            (ScopeSelector(places=("depthwize[0]",)), "(nearest: depthwise"),
+            (ScopeSelector(roles=("normalization",)), "roles 'normalization' matches nothing in this model"),
+            (ScopeSelector(names=("zzz",)), "names 'zzz' matches nothing in this model"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_an_entry_that_matches_nothing_is_told_with_what_is_nearest(
+        self, selector: ScopeSelector, told: str, convolutional: tuple[Operation, ...]
+    ) -> None:
+        (miss,) = misses(selector, convolutional)
+        assert told in str(miss)
+
+    def test_entries_that_match_are_left(self, convolutional: tuple[Operation, ...]) -> None:
+        mixed = ScopeSelector(
+            types=("Relu", "Gelu"), names=("stem", "nose"), patterns=("point", "line"), roles=("last_matmul", "normalization"),
+            places=("depthwise[0]", "depthwise[1]"),
+        )  # fmt: skip
+        left = matching(mixed, convolutional)
+        assert left == ScopeSelector(
+            types=("Relu",), names=("stem",), patterns=("point",), roles=("last_matmul",), places=("depthwise[0]",)
+        )
+        assert [miss.entry for miss in misses(mixed, convolutional)] == ["Gelu", "nose", "line", "normalization", "depthwise[1]"]
+        assert misses(left, convolutional) == []
+        assert resolve(left, convolutional) == resolve(mixed, convolutional)
 
 
 class TestFirstConvolution:

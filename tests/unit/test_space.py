@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.errors import ConfigError
-from ovquant.scopes import Operation
+from ovquant.operations import Operation
+from ovquant.selectors import NO_SCOPE, ScopeSelector
 from ovquant.space import Gene, Genome, ModelFacts, SearchSpace, build_space, nncf_default
-from ovquant.strategy import DEFAULT_ALPHA_MATMUL, NO_SCOPE, InferencePrecision, NncfTargetDevice, ScopeSelector, Strategy
+from ovquant.strategy import DEFAULT_ALPHA_MATMUL, InferencePrecision, NncfTargetDevice, Strategy
 from ovquant.targets import Genes, Target, load_target, shipped_names
 
 OPERATIONS = (
@@ -247,6 +248,29 @@ def test_a_choice_that_matches_the_same_as_another_is_dropped_with_a_note() -> N
     space = space_of({"ignored_scope": {"none": {}, "first": {"names": ["stem"]}, "again": {"roles": ["first_convolution"]}}})
     assert space.notes == ("ignored_scope 'again' dropped: same operations as 'first'",)
     assert space.genes[0].labels == ("none", "first")
+
+
+def test_a_choice_keeps_only_what_matches_so_that_recipes_name_nothing_else() -> None:
+    space = space_of(
+        {"ignored_scope": {"none": {}, "ends": {"roles": ["first_convolution", "normalization"], "types": ["Gelu"]}}}
+    )
+    assert space.notes == ()
+    assert space.genes[0].values == (NO_SCOPE, ScopeSelector(roles=("first_convolution",)))
+
+
+def test_a_dropped_choice_is_told_with_what_is_nearest() -> None:
+    space = space_of({"ignored_scope": {"none": {}, "sum": {"types": ["Ad"]}, "sums": {"types": ["Add"]}}})
+    assert space.notes == ("ignored_scope 'sum' dropped: types 'Ad' matches nothing in this model (nearest: Add)",)
+
+
+def test_names_that_the_model_does_not_have_are_an_error() -> None:
+    choices = {"none": {}, "one": {"names": ["stem", "sten"]}, "other": {"names": ["xyz"]}}
+    with pytest.raises(ConfigError) as raised:
+        space_of({"ignored_scope": choices})
+    assert str(raised.value).splitlines() == [
+        "target genes.ignored_scope.one: names 'sten' matches nothing in this model (nearest: stem)",
+        "target genes.ignored_scope.other: names 'xyz' matches nothing in this model",
+    ]
 
 
 def test_no_choice_left_says_how_to_allow_ignoring_nothing() -> None:

@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.records import strategy_from_json
-from ovquant.strategy import (
-    InferencePrecision,
-    NncfTargetDevice,
-    OverflowFix,
-    RangeEstimator,
-    ScopeRole,
-    ScopeSelector,
-    Strategy,
-)
+from ovquant.selectors import ScopeRole, ScopeSelector
+from ovquant.strategy import InferencePrecision, NncfTargetDevice, OverflowFix, RangeEstimator, Strategy
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3).map(tuple)
 SELECTORS = st.builds(

@@ -1,0 +1,113 @@
+"""What a compiled model really runs: the precision and time of each of its kernels, as the device tells them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ovquant import runtime
+from ovquant.protocols import Sample
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+# Kernels that compute nothing: they change a tensor's precision or layout for the next one.
+_CONVERTING = frozenset({"Reorder", "Convert", "FakeQuantize", "Quantize", "Transpose", "Subgraph Convert"})
+_INTEGER = frozenset({"i8", "u8", "i4", "u4"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """One kernel of a compiled model.
+
+    Attributes:
+        name: of the device's own.
+        kind: type that the device gives it, e.g. Convolution or Reorder.
+        precision: that it computes in.
+        origins: names of the model's operations that were made into it.
+        time_us: microseconds of one inference, with profiling on.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    origins: tuple[str, ...]
+    time_us: float
+
+    @property
+    def is_conversion(self) -> bool:
+        """Whether it only changes precision or layout."""
+        return self.kind in _CONVERTING
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it computes on 8 bits or less."""
+        return self.precision in _INTEGER
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """All kernels that take time, in the order in which they run."""
+
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def total_us(self) -> float:
+        """Microseconds of one inference; kernels one after the other."""
+        return sum(kernel.time_us for kernel in self.kernels)
+
+    def of(self, name: str) -> Kernel | None:
+        """Return the kernel that an operation of the model was made into; None if it was folded away."""
+        held = [kernel for kernel in self.kernels if name in kernel.origins and not kernel.is_conversion]
+        return max(held, key=lambda kernel: kernel.time_us, default=None)
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the time by what is done: ``int8``, each float precision, ``conversions``."""
+        total = max(self.total_us, 1e-9)
+        found: dict[str, float] = {}
+        for kernel in self.kernels:
+            key = "conversions" if kernel.is_conversion else "int8" if kernel.is_integer else kernel.precision
+            found[key] = found.get(key, 0.0) + kernel.time_us / total
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def audit(model: ov.Model, device: str, properties: Mapping[str, Any], sample: Sample, n_runs: int = 30) -> Audit:
+    """Run a model with profiling and return its kernels.
+
+    Args:
+        model: to compile.
+        device: OpenVINO device.
+        properties: compile properties, the precision hint among them.
+        sample: one input.
+        n_runs: inferences; the median of each kernel's times counts.
+
+    Raises:
+        RuntimeError: the device cannot compile it, or has no profile.
+    """
+    compiled = runtime.core().compile_model(model, device, {**properties, "PERF_COUNT": "YES"})
+    request = compiled.create_infer_request()
+    times: dict[str, list[float]] = {}
+    kinds: dict[str, str] = {}
+    for index in range(n_runs + 3):
+        request.infer(dict(sample))
+        for info in request.profiling_info if index >= 3 else ():  # the first ones warm up
+            times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e6)
+            kinds[info.node_name] = info.exec_type
+    kernels = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        name = node.get_friendly_name()
+        told = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        if name in times and told.get("layerType") not in {"Input", "Output", "Parameter", "Result", "Const", "Constant"}:
+            kernels.append(
+                Kernel(
+                    name=name,
+                    kind=told.get("layerType", node.get_type_name()),
+                    precision=told.get("runtimePrecision", ""),
+                    origins=tuple(filter(None, told.get("originalLayersNames", "").split(","))),
+                    time_us=float(np.median(times[name])),
+                )
+            )
+    return Audit(kernels=tuple(kernels))

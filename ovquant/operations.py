@@ -1,0 +1,88 @@
+"""The operations of a model as plain data, in topological order, and digests of graphs of any kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+Port: TypeAlias = tuple[int, int]  # index of a node in its graph, index of its output
+
+QUANTIZABLE_TYPES = frozenset(
+    {
+        "Convolution",
+        "GroupConvolution",
+        "ConvolutionBackpropData",
+        "GroupConvolutionBackpropData",
+        "MatMul",
+        "LSTMSequence",
+        "GRUSequence",
+        "LSTMCell",
+        "GRUCell",
+        "RNNCell",
+        "RNNSequence",
+        "ScaledDotProductAttention",
+    }
+)
+_NO_OPERATION = frozenset({"Constant", "Parameter", "Result"})
+_OF_SHAPES = frozenset({"ShapeOf", "Range"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a model, in topological order.
+
+    Attributes:
+        name: friendly name, unique in the model.
+        type: OpenVINO operation type.
+        inputs: names of the operations that feed it, by input port.
+        group_channels: (groups, channels per group in, channels per group out) of a group convolution, else None.
+        weights_shape: of what a convolution or MatMul has as its second input; empty if unknown.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[str, ...]
+    group_channels: tuple[int, int, int] | None = None
+    weights_shape: tuple[int, ...] = ()
+
+    @property
+    def is_selectable(self) -> bool:
+        """False for constants, parameters and results, which no selector selects."""
+        return self.type not in _NO_OPERATION
+
+
+def of_data(operations: Sequence[Operation]) -> list[Operation]:
+    """Return the inputs and the operations that compute something of them; not what computes constants and shapes."""
+    found: dict[str, Operation] = {}
+    for operation in operations:
+        is_fed = operation.type not in _OF_SHAPES and any(name in found for name in operation.inputs)
+        if operation.type in {"Parameter", "ReadValue"} or (is_fed and operation.is_selectable):
+            found[operation.name] = operation
+    return list(found.values())
+
+
+def both_ways(contents: Iterable[str], sources: Sequence[Sequence[Port]]) -> list[bytes]:
+    """Return a digest for each node of itself, all that it depends on and all that depends on it.
+
+    Equal graphs have equal collections of digests, in whatever order their nodes come. The way back from the consumers
+    makes it count which of two equal nodes feeds what. The time is linear in the nodes and connections.
+
+    Args:
+        contents: what counts about each node itself, in topological order.
+        sources: where the inputs of each come from.
+    """
+    behind: list[bytes] = []
+    for content, ports in zip(contents, sources, strict=True):
+        digest = hashlib.sha256(hashlib.sha256(content.encode()).digest())
+        for index, output in ports:
+            digest.update(b"%b%d;" % (behind[index], output))
+        behind.append(digest.digest())
+    consumers: list[list[bytes]] = [[] for _ in behind]
+    both = [b""] * len(behind)
+    for index in range(len(behind) - 1, -1, -1):
+        both[index] = hashlib.sha256(behind[index] + b"".join(sorted(consumers[index]))).digest()
+        for port, (source, output) in enumerate(sources[index]):
+            consumers[source].append(b"%b%d>%d;" % (both[index], output, port))
+    return both

@@ -1,0 +1,150 @@
+"""The use case behind `ovquant inspect`: where quantization loses, and what runs in which precision, layer by layer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovquant import export, inspection
+from ovquant.audit import Audit, Kernel
+from ovquant.console import Console
+from ovquant.errors import OutputError, UsageError
+from ovquant.inspection import Inspection
+from ovquant.job import Job
+from ovquant.records import Interval
+from ovquant.sensitivity import Ranking, Sensitivity
+from ovquant.session import open_workbench
+
+_SHOWN = 20
+_SHOWN_GROUPS = 8
+_WORTH_TELLING = 0.01  # share of the time
+_COLUMNS = ("layer", "type", "saves [95 %]", "float us", "INT8 us", "INT8 runs in", "name")
+
+
+def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
+    """Show what quantization costs where, and return it; write it to `path` as well.
+
+    Raises:
+        OvquantError: target, device, model or data cannot be used, or the file is there already.
+    """
+    if path is not None and path.exists():
+        raise OutputError(f"{path}: is there already; nothing was overwritten")
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
+        device, workbench = open_workbench(job, Path(models))
+        if not workbench.samples.items("calibration"):
+            raise UsageError("inspect needs --data: layers are ranked by what they do on samples")
+        console.info(f"Ranking the layers of {Path(job.model).name} ...")
+        found = inspection.inspect(workbench)
+        precision = workbench.own_precision
+    where = f"{device.name} ({device.full_name})"
+    result = {
+        "model": Path(job.model).name,
+        "device": where,
+        "notes": list(device.notes),
+        "float_precision": precision,
+        "n_items": found.ranking.n_items,
+        "all_quantized": _interval(found.ranking.all_quantized),
+        "promising": list(found.promising()),
+        "layers": [_layer(one, found) for one in found.ranking.layers],
+        "groups": [{"place": one.place, "saved": _interval(one.saved), "names": list(one.names)} for one in found.ranking.groups],
+        "float": _audit(found.floats),
+        "int8": _audit(found.quantized),
+    }
+    if path is not None:
+        export.write_json(path, result)
+    _show(found.ranking, result, console)
+    for note in device.notes:
+        console.warn(note)
+    _tell(found, result, console)
+    if path is not None:
+        console.result(f"Wrote {path}")
+    return result
+
+
+def _show(ranking: Ranking, result: dict[str, Any], console: Console) -> None:
+    rows = [
+        [
+            layer["place"], layer["type"], _saved(one.saved), _us(layer["float_us"]), _us(layer["int8_us"]),
+            layer["runs_in"] or "-", layer["name"],
+        ]
+        for one, layer in zip(ranking.layers[:_SHOWN], result["layers"], strict=False)
+    ]  # fmt: skip
+    console.table(_COLUMNS, rows)
+    groups = [[one.place, str(len(one.names)), _saved(one.saved)] for one in ranking.groups[:_SHOWN_GROUPS]]
+    if groups:
+        console.table(("group", "layers", "saves [95 %]"), groups, n_words=1)
+
+
+def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
+    ranking, default = found.ranking, found.quantized
+    n_hidden = len(ranking.layers) - _SHOWN
+    console.result(
+        f"Saves: divergence of the model with all layers quantized ({_saved(ranking.all_quantized)}) less that with this one "
+        f"in float; mean of {ranking.n_items} calibration items, simulated at f32 without bias correction. Brackets: 95 % "
+        "intervals, of each layer by itself." + (f" {n_hidden} more layers are in the JSON." if n_hidden > 0 else "")
+    )
+    for name, key in (("the float model", "float"), ("NNCF's default", "int8")):
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in result[key]["shares"].items())
+        console.result(f"Time of {name} on {result['device']}: {result[key]['total_us']:.0f} us in kernels: {shares}.")
+    slowed = sorted(
+        (layer for layer in ranking.layers if found.slowed_us(layer) > _WORTH_TELLING * default.total_us), key=found.slowed_us
+    )
+    if slowed:
+        told = ", ".join(f"{layer.place} (+{found.slowed_us(layer):.0f} us)" for layer in reversed(slowed))
+        console.result(f"Slower in INT8 than in {result['float_precision']}: {told}.")
+    islands = _islands(default)
+    if islands:
+        told = ", ".join(f"{one.kind} {one.name} ({one.precision}, {one.time_us / default.total_us:.0%})" for one in islands)
+        console.result(f"Float islands in NNCF's default, by share of its time: {told}.")
+
+
+def _islands(audit: Audit) -> Sequence[Kernel]:
+    """Return the kernels that compute in float and take a share of the time worth telling, the largest first."""
+    found = [
+        kernel
+        for kernel in audit.kernels
+        if not kernel.is_integer and not kernel.is_conversion and kernel.time_us > _WORTH_TELLING * audit.total_us
+    ]
+    return sorted(found, key=lambda kernel: -kernel.time_us)[:_SHOWN_GROUPS]
+
+
+def _layer(one: Sensitivity, found: Inspection) -> dict[str, Any]:
+    name = one.names[0]
+    was, now = found.floats.of(name), found.quantized.of(name)
+    return {
+        "place": one.place,
+        "name": name,
+        "type": one.type,
+        "saved": _interval(one.saved),
+        "float_us": None if was is None else round(was.time_us, 1),
+        "int8_us": None if now is None else round(now.time_us, 1),
+        "runs_in": None if now is None else now.precision,
+    }
+
+
+def _audit(audit: Audit) -> dict[str, Any]:
+    return {
+        "total_us": round(audit.total_us, 1),
+        "shares": {kind: round(share, 4) for kind, share in audit.shares().items()},
+        "kernels": [
+            {
+                "name": kernel.name, "kind": kernel.kind, "precision": kernel.precision, "time_us": round(kernel.time_us, 1),
+                "origins": list(kernel.origins), "is_conversion": kernel.is_conversion,
+            }
+            for kernel in audit.kernels
+        ],
+    }  # fmt: skip
+
+
+def _interval(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _saved(interval: Interval) -> str:
+    return f"{interval.value:.3g} [{interval.low:.2g}, {interval.high:.2g}]"
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

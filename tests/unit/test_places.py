@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovquant import runtime
+from ovquant.operations import Operation
+from ovquant.places import Places
+from ovquant.selectors import Place
+
+
+def ops(text: str) -> tuple[Operation, ...]:
+    """Read lines like ``name = Type(input, input)``."""
+    found = []
+    for line in text.strip().splitlines():
+        name, call = line.strip().split(" = ")
+        kind, arguments = call.rstrip(")").split("(")
+        found.append(Operation(name=name, type=kind, inputs=tuple(part for part in arguments.split(", ") if part)))
+    return tuple(found)
+
+
+RESIDUAL = ops("""
+    image = Parameter()
+    w = Constant()
+    stem = Convolution(image, w)
+    bias = Add(stem, w)
+    left = Convolution(bias, w)
+    left_bias = Add(left, w)
+    sum = Add(left_bias, bias)
+    wide = Convolution(sum, w)
+    narrow = GroupConvolution(sum, w)
+    both = Concat(wide, narrow)
+    head = MatMul(both, w)
+    logits = Add(head, w)
+    out = Result(logits)
+""")
+
+
+class TestGrammar:
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("depthwise[0]", Place("depthwise", None, 0)),
+            ("MatMul[-1]", Place("MatMul", None, -1)),
+            ("Add(2)[3]", Place("Add", 2, 3)),
+            ("Convolution[2:5]", Place("Convolution", None, slice(2, 5))),
+            ("block[:2]", Place("block", None, slice(None, 2))),
+            ("MatMul[-2:]", Place("MatMul", None, slice(-2, None))),
+            ("MatMul[:]", Place("MatMul", None, slice(None, None))),
+        ],
+    )
+    def test_places_are_read(self, text: str, place: Place) -> None:
+        assert Place.of(text) == place
+
+    @pytest.mark.parametrize(
+        "text", ["", "MatMul", "MatMul[]", "MatMul[1.5]", "MatMul[a]", "[1]", "Add()[1]", "MatMul[1:2:3]", "Mat Mul[1]"]
+    )
+    def test_anything_else_is_refused_with_what_is_expected(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"is no place: expected KIND\[INDEX\]"):
+            Place.of(text)
+
+
+class TestResidual:
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("Convolution[0]", ("stem",)),
+            ("Convolution[2]", ("wide",)),
+            ("Convolution[-1]", ("wide",)),
+            ("Convolution[3]", ()),
+            ("Convolution[-4]", ()),
+            ("Convolution[1:]", ("left", "wide")),
+            ("Convolution[7:]", ()),
+            ("Add[0]", ("bias",)),
+            ("Add(2)[0]", ("sum",)),
+            ("Add(2)[1]", ()),
+            ("Add(1)[:]", ("bias", "left_bias", "logits")),
+            ("first_convolution[0]", ("stem",)),
+            ("last_matmul[0]", ("head",)),
+            ("Constant[0]", ()),
+            ("Parameter[0]", ()),
+            ("LSTMCell[0]", ()),
+            ("block[0]", ("stem", "bias", "left", "left_bias", "sum")),
+            ("block[1]", ("wide", "narrow", "both")),
+            ("block[2]", ("head", "logits")),
+            ("block[-1]", ("head", "logits")),
+            ("block[:]", ("stem", "bias", "left", "left_bias", "sum", "wide", "narrow", "both", "head", "logits")),
+        ],
+    )
+    def test_a_place_has_its_operations(self, text: str, names: tuple[str, ...]) -> None:
+        assert Places(RESIDUAL).names(text) == names
+
+    def test_every_operation_is_found_at_its_own_place(self) -> None:
+        places = Places(RESIDUAL)
+        for operation in RESIDUAL:
+            if operation.is_selectable:
+                assert places.names(places.place_of(operation.name)) == (operation.name,)
+
+    def test_what_has_no_place_is_named(self) -> None:
+        with pytest.raises(KeyError, match="w"):
+            Places(RESIDUAL).place_of("w")
+
+
+class TestBlocks:
+    def test_a_join_that_a_connection_leads_past_ends_no_block(self) -> None:
+        model = ops("""
+            x = Parameter()
+            a = Convolution(x)
+            b = Convolution(a)
+            inner = Add(a, b)
+            c = Convolution(inner)
+            outer = Add(c, a)
+            out = Result(outer)
+        """)
+        assert Places(model).members("block") == [("a", "b", "inner", "c", "outer")]
+
+    def test_a_second_output_and_a_second_input_lead_past_what_lies_between(self) -> None:
+        model = ops("""
+            x = Parameter()
+            a = Convolution(x)
+            b = Add(a, x)
+            early = Result(a)
+            y = Parameter()
+            c = Add(b, y)
+            d = Relu(c)
+            out = Result(d)
+        """)
+        assert Places(model).members("block") == [("a", "b", "c", "d")]
+
+    def test_shapes_lead_past_nothing(self) -> None:
+        model = ops("""
+            x = Parameter()
+            shape = ShapeOf(x)
+            a = Convolution(x)
+            b = Add(a, x)
+            c = Reshape(b, shape)
+            out = Result(c)
+        """)
+        assert Places(model).members("block") == [("a", "b"), ("c",)]
+
+    def test_a_chain_is_one_block(self) -> None:
+        model = ops("""
+            x = Parameter()
+            a = Convolution(x)
+            b = Relu(a)
+            out = Result(b)
+        """)
+        assert Places(model).members("block") == [("a", "b")]
+
+
+BRANCHES = ["Convolution", "GroupConvolution", "MatMul", "Relu", "Sigmoid"]
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> list[Operation]:
+    """Draw a network of blocks of parallel branches; no two branches of a block compute the same."""
+    operations = [Operation(name="x", type="Parameter", inputs=())]
+    last, number = "x", itertools.count()
+    for _ in range(draw(st.integers(1, 4))):
+        ends = []
+        for kinds in draw(
+            st.lists(st.lists(st.sampled_from(BRANCHES), min_size=1, max_size=3), min_size=1, max_size=3, unique_by=tuple)
+        ):
+            end = last
+            for kind in kinds:
+                operations.append(Operation(name=f"n{next(number)}", type=kind, inputs=(end,)))
+                end = operations[-1].name
+            ends.append(end)
+        operations.append(Operation(name=f"n{next(number)}", type="Concat", inputs=tuple(ends)))
+        last = operations[-1].name
+    return [*operations, Operation(name="out", type="Result", inputs=(last,))]
+
+
+@given(networks(), st.randoms(use_true_random=False))
+def test_places_outlive_other_names_and_another_order_of_branches(operations: list[Operation], rng: random.Random) -> None:
+    renamed = {operation.name: f"other{index}" for index, operation in enumerate(rng.sample(operations, len(operations)))}
+    left, other = list(operations), []
+    while left:
+        ready = [o for o in left if all(renamed[name] in {p.name for p in other} for name in o.inputs)]
+        chosen = rng.choice(ready)
+        left.remove(chosen)
+        other.append(Operation(name=renamed[chosen.name], type=chosen.type, inputs=tuple(renamed[n] for n in chosen.inputs)))
+    mine, theirs = Places(operations), Places(other)
+    for operation in operations:
+        if operation.is_selectable:
+            place = mine.place_of(operation.name)
+            assert theirs.names(place) == (renamed[operation.name],)
+            assert {renamed[name] for name in mine.names("block[0]")} == set(theirs.names("block[0]"))
+
+
+def test_exported_models_have_the_places_one_expects(tmp_path) -> None:
+    places = Places(runtime.operations(runtime.read_model(small.conv_model(tmp_path / "model.onnx"))))
+    assert places.names("depthwise[0]") == ("depthwise",)
+    assert places.names("Add(2)[0]") == ("residual",)
+    assert places.place_of("depthwise") == "depthwise[0]"
