@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ovquant import runtime
 from ovquant.building import Builder
 from ovquant.datasets.splits import Samples
+from ovquant.environment import may_saturate
 from ovquant.errors import DataError, ModelError, OvquantError, did_you_mean, first_line
 from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
@@ -142,6 +143,7 @@ class Workbench:
             n_calibration=len(self.samples.items("calibration")),
             own_precision=self.own_precision,
             device_precisions=runtime.device_precisions(self.spec.device) | {self.own_precision},
+            may_saturate=may_saturate(self.spec.device),
         )
 
     def output_kinds(self) -> dict[str, OutputKind]:

@@ -53,13 +53,15 @@ class ModelFacts:
         n_calibration: calibration items at hand.
         own_precision: the float precision that the profile's compile properties give on the device.
         device_precisions: the float precisions that the device offers.
-        layers: places of the layers that cost the most when they are quantized, the first most of all.
+        may_saturate: the device's 8-bit sums may saturate, which overflow fix is for.
+        layers: places of the layers that may be better off in float, the most promising first.
     """
 
     operations: tuple[Operation, ...]
     n_calibration: int
     own_precision: InferencePrecision
     device_precisions: frozenset[str]
+    may_saturate: bool = True
     layers: tuple[str, ...] = ()
 
 
@@ -264,8 +266,9 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
     notes: list[str] = []
     genes = target.genes
     columns: list[tuple[str, str, list[tuple[str, Any]]]] = []
-    for name in ("preset", "model_type", "fast_bias_correction", "disable_bias_correction", "overflow_fix"):
+    for name in ("preset", "model_type", "fast_bias_correction", "disable_bias_correction"):
         columns.append((name, name, _labelled(getattr(genes, name))))
+    columns.append(("overflow_fix", "overflow_fix", _overflow_fixes(genes, facts, notes)))
     columns.append(("activations_range_estimator",) * 2 + (_labelled(genes.activations_range_estimator),))
     columns.append(("subset_size", "subset_size", _subset_sizes(genes, facts.n_calibration, notes)))
     choices = _scopes(genes, facts.operations, notes)
@@ -354,6 +357,15 @@ def _scopes(genes: Genes, operations: Sequence[Operation], notes: list[str]) -> 
             "to allow ignoring nothing"
         )
     return kept
+
+
+def _overflow_fixes(genes: Genes, facts: ModelFacts, notes: list[str]) -> list[tuple[str, Any]]:
+    values = genes.overflow_fix or ()
+    kept = [value for value in values if value != "enable" or facts.may_saturate]
+    if kept and len(kept) < len(values):
+        notes.append("overflow_fix enable dropped: sums of 8-bit products do not saturate on this device")
+        return _labelled(kept)
+    return _labelled(values)
 
 
 def _alphas(genes: Genes, part: str, types: set[str], operations: Sequence[Operation], notes: list[str]) -> list[tuple[str, Any]]:

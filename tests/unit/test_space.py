@@ -36,6 +36,7 @@ EVERY_GENE = Genes.model_validate(
         "smooth_quant_alphas": {"matmul": [0.5, -1, 0.95], "convolution": [-1, 0.5]},
         "inference_precision": ["f32", "bf16"],
         "ignored_scope": {"stem": {"names": ["stem"]}, "none": {}, "sums": {"types": ["Add"]}},
+        "layers": {"top": 2},
     }
 )
 FEW_GENES = Genes.model_validate(
@@ -55,8 +56,13 @@ def facts(
     n_calibration: int = 300,
     own: InferencePrecision = "f32",
     offered: tuple[str, ...] = ("f32", "bf16"),
+    may_saturate: bool = True,
+    layers: tuple[str, ...] = (),
 ) -> ModelFacts:
-    return ModelFacts(operations=operations, n_calibration=n_calibration, own_precision=own, device_precisions=frozenset(offered))
+    return ModelFacts(
+        operations=operations, n_calibration=n_calibration, own_precision=own, device_precisions=frozenset(offered),
+        may_saturate=may_saturate, layers=layers,
+    )  # fmt: skip
 
 
 def target(genes: Genes | dict[str, Any], **keys: Any) -> Target:
@@ -67,7 +73,7 @@ def space_of(genes: Genes | dict[str, Any], **given_facts: Any) -> SearchSpace:
     return build_space(target(genes), facts(**given_facts))
 
 
-LARGE = space_of(EVERY_GENE)
+LARGE = space_of(EVERY_GENE, layers=("Convolution[0]", "depthwise[0]", "MatMul[0]"))
 SMALL = space_of(FEW_GENES)
 GENOMES = st.tuples(*(st.integers(0, size - 1) for size in LARGE.sizes))
 
@@ -278,6 +284,36 @@ def test_no_choice_left_says_how_to_allow_ignoring_nothing() -> None:
         space_of({"ignored_scope": {"norms": {"roles": ["normalization"]}}})
 
 
+LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")
+
+
+def test_the_most_promising_layers_have_a_gene_each() -> None:
+    space = space_of({"layers": {"top": 2}}, layers=LAYERS)
+    assert [(gene.name, gene.labels) for gene in space.genes] == [(place, ("int8", "float")) for place in LAYERS[:2]]
+    assert space.decode("00").ignored_scope == NO_SCOPE
+    assert space.decode("11").ignored_scope == ScopeSelector(places=("MatMul[0]", "depthwise[0]"))
+
+
+def test_a_layer_that_a_choice_leaves_in_float_anyway_makes_no_other_strategy() -> None:
+    choices = {"none": {}, "first": {"roles": ["first_convolution"]}, "sums": {"types": ["Add", "Convolution"]}}
+    space = space_of({"ignored_scope": choices, "layers": {"top": 3}}, layers=LAYERS)
+    assert space.decode("1001") == space.decode("1000") == space.decode("0001")
+    assert space.decode("2000").ignored_scope == ScopeSelector(types=("Add", "Convolution"))
+    assert space.decode("2001") == space.decode("2000") != space.decode("2010")
+    assert len(list(space.genomes())) == len({space.strategy_from_genome(genome) for genome in space.genomes()}) == 12
+
+
+def test_layers_come_on_top_of_a_scope_that_is_pinned() -> None:
+    space = space_of({"ignored_scope": {"sums": {"types": ["Add"]}}, "layers": {"top": 1}}, layers=LAYERS)
+    assert space.decode("0").ignored_scope == ScopeSelector(types=("Add",))
+    assert space.decode("1").ignored_scope == ScopeSelector(types=("Add",), places=("depthwise[0]",))
+
+
+def test_leading_layers_are_left_in_float_one_two_four_at_a_time() -> None:
+    space = space_of({"preset": ["performance", "mixed"], "layers": {"top": 3}}, layers=LAYERS)
+    assert [space.code_from_genome(genome) for genome in space.leading((1, 0, 0, 0))] == ["1100", "1110"]
+
+
 def test_subset_sizes_beyond_the_data_are_clipped_with_a_note() -> None:
     space = space_of({"subset_size": [300, 30, 100]}, n_calibration=50)
     assert space.genes[0].values == (30, 50)
@@ -311,6 +347,15 @@ def test_one_precision_that_is_left_is_pinned_even_if_the_device_prefers_another
 def test_no_precision_left_names_what_the_device_offers() -> None:
     with pytest.raises(ConfigError, match=r"genes\.inference_precision: the device offers bf16, f32, the target allows f16"):
         space_of({"inference_precision": ["f16"]})
+
+
+def test_the_overflow_fix_is_dropped_where_nothing_overflows() -> None:
+    genes = {"overflow_fix": ["first_layer_only", "enable", "disable"]}
+    assert space_of(genes).genes[0].values == ("first_layer_only", "enable", "disable")
+    without = space_of(genes, may_saturate=False)
+    assert without.genes[0].values == ("first_layer_only", "disable")
+    assert without.notes == ("overflow_fix enable dropped: sums of 8-bit products do not saturate on this device",)
+    assert space_of({"overflow_fix": "enable"}, may_saturate=False).base.overflow_fix == "enable"
 
 
 def test_alphas_are_dropped_with_a_note_where_nothing_takes_them() -> None:
