@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Kernels that compute nothing: they change a tensor's precision or layout for the next one.
 _CONVERTING = frozenset({"Reorder", "Convert", "FakeQuantize", "Quantize", "Transpose", "Subgraph Convert"})
+_NO_KERNEL = frozenset({"Input", "Output", "Parameter", "Result", "Const", "Constant"})
 _INTEGER = frozenset({"i8", "u8", "i4", "u4"})
 
 
@@ -90,17 +92,15 @@ def audit(model: ov.Model, device: str, properties: Mapping[str, Any], sample: S
     compiled = runtime.core().compile_model(model, device, {**properties, "PERF_COUNT": "YES"})
     request = compiled.create_infer_request()
     times: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
     for index in range(n_runs + 3):
         request.infer(dict(sample))
         for info in request.profiling_info if index >= 3 else ():  # the first ones warm up
             times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e6)
-            kinds[info.node_name] = info.exec_type
     kernels = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         name = node.get_friendly_name()
         told = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        if name in times and told.get("layerType") not in {"Input", "Output", "Parameter", "Result", "Const", "Constant"}:
+        if name in times and told.get("layerType") not in _NO_KERNEL:
             kernels.append(
                 Kernel(
                     name=name,
@@ -110,4 +110,25 @@ def audit(model: ov.Model, device: str, properties: Mapping[str, Any], sample: S
                     time_us=float(np.median(times[name])),
                 )
             )
-    return Audit(kernels=tuple(kernels))
+    return Audit(kernels=tuple(_with_fused(kernels, model)))
+
+
+def _with_fused(kernels: Sequence[Kernel], model: ov.Model) -> Iterator[Kernel]:
+    """Yield kernels that also name the operations which the plugin fused without a record: into what alone uses them."""
+    computing = [kernel for kernel in kernels if not kernel.is_conversion]
+    owners = {_plain(origin): kernel.name for kernel in computing for origin in kernel.origins}
+    added: dict[str, list[str]] = {}
+    for node in reversed(model.get_ordered_ops()):
+        name = node.get_friendly_name()
+        users = {target.get_node().get_friendly_name() for output in node.outputs() for target in output.get_target_inputs()}
+        owner = owners.get(name) or (owners.get(next(iter(users))) if len(users) == 1 else None)
+        if owner is not None and node.get_type_name() not in {"Constant", "Parameter", "FakeQuantize", "Convert"}:
+            owners[name] = owner
+            added.setdefault(owner, []).append(name)
+    for kernel in kernels:
+        yield dataclasses.replace(kernel, origins=tuple(dict.fromkeys((*kernel.origins, *added.get(kernel.name, ())))))
+
+
+def _plain(origin: str) -> str:
+    """Return an operation's name without what the plugin appends when it takes quantization apart."""
+    return re.sub(r"/(Dequantization|Fused)\w*$", "", origin)

@@ -88,16 +88,27 @@ def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
     for name, key in (("the float model", "float"), ("NNCF's default", "int8")):
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in result[key]["shares"].items())
         console.result(f"Time of {name} on {result['device']}: {result[key]['total_us']:.0f} us in kernels: {shares}.")
-    slowed = sorted(
-        (layer for layer in ranking.layers if found.slowed_us(layer) > _WORTH_TELLING * default.total_us), key=found.slowed_us
-    )
+    slowed = _slowed(found)
     if slowed:
-        told = ", ".join(f"{layer.place} (+{found.slowed_us(layer):.0f} us)" for layer in reversed(slowed))
-        console.result(f"Slower in INT8 than in {result['float_precision']}: {told}.")
+        console.result(f"Slower in INT8 than in {result['float_precision']}: {', '.join(slowed)}.")
     islands = _islands(default)
     if islands:
         told = ", ".join(f"{one.kind} {one.name} ({one.precision}, {one.time_us / default.total_us:.0%})" for one in islands)
         console.result(f"Float islands in NNCF's default, by share of its time: {told}.")
+
+
+def _slowed(found: Inspection) -> list[str]:
+    """Return the layers that a share of the time worth telling would be saved on in float, the most first."""
+    by_kernel: dict[str, list[Sensitivity]] = {}
+    for layer in found.ranking.layers:
+        kernel = found.quantized.of(layer.names[0])
+        if kernel is not None and found.slowed_us(layer) > _WORTH_TELLING * found.quantized.total_us:
+            by_kernel.setdefault(kernel.name, []).append(layer)
+    told = []
+    for layers in sorted(by_kernel.values(), key=lambda layers: -found.slowed_us(layers[0]))[:_SHOWN_GROUPS]:
+        others = f" and {len(layers) - 1} more in the same kernel" if len(layers) > 1 else ""
+        told.append(f"{layers[0].place}{others} (+{found.slowed_us(layers[0]):.0f} us)")
+    return told
 
 
 def _islands(audit: Audit) -> Sequence[Kernel]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST_ITEMS = 8
-_MOST_ITEMS = 128
-_SECONDS = 40.0
+_MOST_ITEMS = 64
+_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

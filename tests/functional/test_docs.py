@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from typer.testing import CliRunner
 
-from ovquant import commands, errors
+from ovquant import commands, errors, overview
 from ovquant.cli import app
 from ovquant.job import load_job
 from ovquant.targets import Genes, SmoothQuantGenes, Target, shipped_names, to_yaml
@@ -43,6 +43,7 @@ def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp
     called: list[str] = []
     for name in ("search", "quantize", "evaluate", "export_trial"):
         monkeypatch.setattr(commands, name, lambda *_, name=name: called.append(name) or {})
+    monkeypatch.setattr(overview, "inspect", lambda *_: called.append("inspect") or {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
