@@ -348,7 +348,7 @@ class Workbench:
         with candidate.stages.stage("validate"):
             found = self._validator.validate(
                 compiled,
-                lambda: self._compile(model, task.subject.inference_precision, is_quick=True),
+                lambda: self._compile_quick(model, task.subject.inference_precision, task.split),
                 task.split,
                 reference,
                 self.output_kinds(),
@@ -405,10 +405,15 @@ class Workbench:
         if names != [info.name for info in self.inputs] or shapes != [str(p.get_partial_shape()) for p in self.model.outputs]:
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
 
-    def _compile(self, model: Any, precision: InferencePrecision | None, *, is_quick: bool = False) -> CompiledModel:
-        properties = dict(self.spec.target.compile_properties)
-        if is_quick:
-            properties["PERFORMANCE_HINT"] = "THROUGHPUT"
+    def _compile(self, model: Any, precision: InferencePrecision | None) -> CompiledModel:
+        return CompiledModel(model, self.spec.device, self.spec.target.compile_properties, precision)
+
+    def _compile_quick(self, model: Any, precision: InferencePrecision | None, split: Split) -> CompiledModel:
+        """Compile for throughput; where all items have one shape, for that one: dynamic shapes are run one at a time."""
+        properties = {**self.spec.target.compile_properties, "PERFORMANCE_HINT": "THROUGHPUT"}
+        if any(port.get_partial_shape().is_dynamic for port in model.inputs):
+            shapes = self.samples.shapes(split)
+            model = model if shapes is None else runtime.with_shapes(model, shapes)
         return CompiledModel(model, self.spec.device, properties, precision)
 
     def _time(self, compiled: Sequence[CompiledModel], plan: MeasurementPlan) -> list[Latency]:

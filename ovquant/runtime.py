@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -194,6 +194,20 @@ def _has_integer_onnx(path: Path) -> bool:
 
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     return any(node.op_type.startswith("QLinear") or node.op_type in _INTEGER_ONNX for node in nodes)
+
+
+def with_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> ov.Model:
+    """Return a copy of a model with static input shapes.
+
+    Raises:
+        ModelError: it does not take them.
+    """
+    copied = model.clone()
+    try:
+        copied.reshape({name: list(shape) for name, shape in shapes.items()})
+    except RuntimeError as error:
+        raise ModelError(f"cannot be reshaped to {dict(shapes)}: {first_line(error)}") from error
+    return copied
 
 
 def count_fake_quantize(model: ov.Model) -> int:

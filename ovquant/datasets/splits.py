@@ -72,6 +72,7 @@ class Samples:
             every = _shuffled("main", self._sources["main"], seed)[: spec.max_items]
             self.split = Split(calibration=(), validation=tuple(every), holdout=())
         self._labels: dict[SplitName, list[Any] | None] = {}
+        self._shapes: dict[SplitName, dict[str, tuple[int, ...]] | None] = {}
         self._cache: dict[Item, Sample] = {}
         self._cached_bytes = 0
 
@@ -114,6 +115,13 @@ class Samples:
         for name in ("calibration", "validation", "holdout"):
             for item in getattr(self.split, name):
                 self.sample(item)
+
+    def shapes(self, name: SplitName) -> dict[str, tuple[int, ...]] | None:
+        """Return input name -> shape if all items of a split have the same, else None; each is read for it."""
+        if name not in self._shapes:
+            found = [{key: array.shape for key, array in sample.items()} for sample in self.samples(name)]
+            self._shapes[name] = found[0] if found and all(shapes == found[0] for shapes in found) else None
+        return self._shapes[name]
 
     def name_of(self, item: Item) -> str:
         """Return what the user knows an item by."""

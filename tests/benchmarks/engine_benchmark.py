@@ -1,12 +1,13 @@
 """Candidates per hour of ovquant's engine against a loop of `nncf.quantize` as a competent user would write it.
 
-    python tests/benchmarks/engine_benchmark.py JOB.yaml [--strategies 40] [--accurate 0] [--plain] [--profile] [--json FILE]
+    python tests/benchmarks/engine_benchmark.py JOB.yaml [--strategies 40] [--accurate 0] [--plain] [--profile] [--no-loop]
 
 Both evaluate the strategies of ``strategies.json`` that apply to the job's model, in the same order, group by group in turns,
 each in a process of its own. The loop calls `nncf.quantize`, runs all validation items one after the other and times the
 model by ``benchmark_app -hint latency -t 5``. ``--accurate N`` adds N of them once more with accurate bias correction;
 ``--plain`` runs the engine once more without racing and without the reuse of equal models; ``--profile`` repeats some of the
-strategies under a profiler and tells how much of the time is ovquant's own Python code. Let nothing else run meanwhile.
+strategies under a profiler and tells how much of the time is ovquant's own Python code; ``--no-loop`` leaves the loop out, for
+what has nothing to do with it; ``--json FILE`` writes the figures. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -296,18 +297,20 @@ def main() -> None:
     parser.add_argument("--accurate", type=int, default=0)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--no-loop", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     job = load_job(arguments.job, {})
     strategies = chosen(job, arguments.strategies, arguments.accurate)
     print(f"{len(strategies)} strategies, {len({s.digest for s in strategies})} digests", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        sides = [Side(kind, job, Path(folder)) for kind in ("naive", "engine", *(["plain"] if arguments.plain else []))]
+        kinds = [*([] if arguments.no_loop else ["naive"]), "engine", *(["plain"] if arguments.plain else [])]
+        sides = [Side(kind, job, Path(folder)) for kind in kinds]
         for start in range(0, len(strategies), GROUP):
             for side in sides:
                 side.run(strategies[start : start + GROUP])
             ratios = {side.kind: round(sides[0].wall_s / side.wall_s, 2) for side in sides[1:]}
-            print(f"after {len(sides[0].results)}: {ratios}", flush=True)
+            print(f"after {len(sides[0].results)}: time of {sides[0].kind} over that of others {ratios}", flush=True)
         for side in sides:
             side.close()
         profiled = None
@@ -315,16 +318,19 @@ def main() -> None:
             profiled = Side("engine", job, Path(folder) / "profiled", is_profiled=True)
             profiled.run(strategies[:PROFILED])
             profiled.close()
-    naive = sides[0]
-    figures = {side.kind: side.report(naive.results[0]["items"]) for side in sides}
-    graphs = {result["digest"]: result["graph"] for result in naive.results}
+    first = sides[0]
+    n_items = max(result["items"] for side in sides for result in side.results)
+    figures = {side.kind: side.report(n_items) for side in sides}
+    graphs = {result["digest"]: result["graph"] for result in first.results}
     for side in sides[1:]:
-        built = [result for result in side.results if result["graph"] is not None]
+        built = [result for result in side.results if result["graph"] is not None and graphs[result["digest"]] is not None]
         equal = sum(result["graph"] == graphs[result["digest"]] for result in built)
-        ratio = naive.wall_s / side.wall_s
-        print(f"{side.kind}: {ratio:.2f}x the candidates per hour; {equal} of {len(built)} models equal bit for bit")
+        ratio = first.wall_s / side.wall_s
+        print(
+            f"{side.kind}: {ratio:.2f}x the candidates per hour of {first.kind}; {equal} of {len(built)} models equal bit for bit"
+        )
         figures[side.kind] |= {"ratio": round(ratio, 2), "equal": equal, "built": len(built)}
-    for side in sides[1:]:
+    for side in sides[0 if arguments.no_loop else 1 :]:
         print(f"{side.kind}: winner {winner(side, sides[-1], strategies, rules_of(job))}")
     if profiled is not None:
         own = profiled.shares.get("ovquant", 0.0) / profiled.wall_s

@@ -336,6 +336,22 @@ def test_outputs_of_two_kinds_are_told_apart(tmp_path):
     assert opened.evaluate(task(spec, Strategy())).divergence.value > 0
 
 
+def test_dynamic_shapes_are_compiled_for_those_of_the_items_where_many_are_to_be_run(tmp_path):
+    """Requests with dynamic shapes run one at a time; those of a copy with static ones do not."""
+    model = small.two_input_model(tmp_path / "two.onnx")
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32)
+    np.savez(tmp_path / "two.npz", left=left, right=right)
+    opened = Workbench(bench_spec(model, tmp_path / "two.npz", tmp_path, metrics=()))
+    quick = opened._compile_quick(opened.model, "f32", "validation")
+    plain = opened._compile(opened.model, "f32")
+    assert sorted(tuple(port.shape) for port in quick.compiled.inputs) == [(1, 4), (1, 8)]
+    assert all(port.partial_shape.is_dynamic for port in plain.compiled.inputs)
+    for sample in opened.samples.samples("validation"):
+        for name, array in plain.infer(sample).items():
+            np.testing.assert_allclose(quick.infer(sample)[name], array, rtol=1e-5)
+
+
 def test_kind_as_told_wins(conv_case, tmp_path):
     opened = Workbench(bench_spec(*conv_case, tmp_path, output_kinds={"logits": "values"}))
     assert opened.output_kinds() == {"logits": "values"}

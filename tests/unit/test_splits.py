@@ -293,6 +293,18 @@ def test_items_are_named_as_the_user_knows_them(tmp_path):
     assert samples.name_of(("main", 3)) == f"{tmp_path / 'd.npz'}[3]"
 
 
+@pytest.mark.parametrize(("sides", "shapes"), [((3,), {"features": (1, 3)}), ((3, 4), None)])
+def test_shapes_are_told_where_all_items_have_the_same(tmp_path, sides, shapes):
+    (tmp_path / "d.py").write_text(
+        "import numpy as np\n"
+        f"def f():\n    sides = {sides!r}\n"
+        "    return [np.ones((1, sides[index % len(sides)]), np.float32) for index in range(30)]\n"
+    )
+    inputs = (InputInfo(name="features", shape=(None, None), dtype=np.dtype("float32")),)
+    samples = Samples(DataSpec(path=f"{tmp_path / 'd.py'}:f"), inputs, 0)
+    assert samples.shapes("validation") == shapes
+
+
 # Fingerprints
 
 
