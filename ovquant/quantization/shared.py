@@ -36,7 +36,7 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 # Models after SmoothQuant and quantizer set-ups that stay in memory; the former are as large as the model.
 _MAX_STAGES = 3
 _MAX_SETUPS = 64
-_MAX_LAYERS = 64  # compiled for bias correction
+_MAX_LAYERS = 128  # compiled for bias correction
 
 
 class SharedQuantizer:
