@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
 # Kernels that compute nothing: they change a tensor's precision or layout for the next one.
-_CONVERTING = frozenset({"Reorder", "Convert", "FakeQuantize", "Quantize", "Transpose", "Subgraph Convert"})
+_CONVERTING = frozenset({"Reorder", "Convert", "FakeQuantize", "Quantize"})
+_N_WARMING = 3
 _NO_KERNEL = frozenset({"Input", "Output", "Parameter", "Result", "Const", "Constant"})
+_FLOAT = frozenset({"f32", "bf16", "f16"})
 _INTEGER = frozenset({"i8", "u8", "i4", "u4"})
 
 
@@ -28,9 +30,10 @@ class Kernel:
     Attributes:
         name: of the device's own.
         kind: type that the device gives it, e.g. Convolution or Reorder.
-        precision: that it computes in.
+        precision: of what it takes in; elementwise kernels that take integers compute in float within.
         origins: names of the model's operations that were made into it.
-        time_us: microseconds of one inference, with profiling on.
+        time_us: microseconds of one inference, with profiling on; median over inferences.
+        spread_us: distance of their quartiles.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Kernel:
     precision: str
     origins: tuple[str, ...]
     time_us: float
+    spread_us: float = 0.0
 
     @property
     def is_conversion(self) -> bool:
@@ -46,8 +50,13 @@ class Kernel:
 
     @property
     def is_integer(self) -> bool:
-        """Whether it computes on 8 bits or less."""
+        """Whether it takes 8 bits or less."""
         return self.precision in _INTEGER
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it takes floating-point numbers."""
+        return self.precision in _FLOAT
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,41 +85,53 @@ class Audit:
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def audit(model: ov.Model, device: str, properties: Mapping[str, Any], sample: Sample, n_runs: int = 30) -> Audit:
-    """Run a model with profiling and return its kernels.
+def audits(
+    models: Sequence[ov.Model], device: str, properties: Mapping[str, Any], sample: Sample, n_runs: int = 30
+) -> list[Audit]:
+    """Run models in turns with profiling and return the kernels of each.
 
     Args:
-        model: to compile.
+        models: to compile.
         device: OpenVINO device.
         properties: compile properties, the precision hint among them.
         sample: one input.
-        n_runs: inferences; the median of each kernel's times counts.
+        n_runs: inferences of each.
 
     Raises:
-        RuntimeError: the device cannot compile it, or has no profile.
+        RuntimeError: the device cannot compile them, or has no profile.
     """
-    compiled = runtime.core().compile_model(model, device, {**properties, "PERF_COUNT": "YES"})
-    request = compiled.create_infer_request()
-    times: dict[str, list[float]] = {}
-    for index in range(n_runs + 3):
-        request.infer(dict(sample))
-        for info in request.profiling_info if index >= 3 else ():  # the first ones warm up
-            times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e6)
+    compiled = [runtime.core().compile_model(model, device, {**properties, "PERF_COUNT": "YES"}) for model in models]
+    requests = [one.create_infer_request() for one in compiled]
+    times: list[dict[str, list[float]]] = [{} for _ in models]
+    for index in range(n_runs + _N_WARMING):
+        for request, found in zip(requests, times, strict=True):
+            request.infer(dict(sample))
+            for info in request.profiling_info if index >= _N_WARMING else ():
+                found.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e6)
+    return [
+        Audit(kernels=tuple(_with_fused(_kernels(one, found), model)))
+        for model, one, found in zip(models, compiled, times, strict=True)
+    ]
+
+
+def _kernels(compiled: ov.CompiledModel, times: Mapping[str, Sequence[float]]) -> list[Kernel]:
     kernels = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         name = node.get_friendly_name()
         told = {key: str(value.value) for key, value in node.get_rt_info().items()}
         if name in times and told.get("layerType") not in _NO_KERNEL:
+            low, middle, high = np.percentile(times[name], [25, 50, 75])
             kernels.append(
                 Kernel(
                     name=name,
                     kind=told.get("layerType", node.get_type_name()),
                     precision=told.get("runtimePrecision", ""),
                     origins=tuple(filter(None, told.get("originalLayersNames", "").split(","))),
-                    time_us=float(np.median(times[name])),
+                    time_us=float(middle),
+                    spread_us=float(high - low),
                 )
             )
-    return Audit(kernels=tuple(_with_fused(kernels, model)))
+    return kernels
 
 
 def _with_fused(kernels: Sequence[Kernel], model: ov.Model) -> Iterator[Kernel]:

@@ -100,11 +100,8 @@ class Builder:
                         del self._futures[strategy.model_digest]
                     self._called.discard(strategy.model_digest)
                     self._state.notify_all()
-        path = self.path(strategy)
-        if not path.exists():
-            with self.paused():
-                self._make(strategy)
-        return path
+        with self.paused():
+            return self._make(strategy)
 
     def _called_for(self, strategy: Strategy) -> Future[Path] | None:
         """Return the future of an announced strategy, which is made next if it is still in the queue."""

@@ -62,7 +62,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
     output = Path(job.output)
     _check_output(output)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
-        session = open_session(job, Path(models))
+        session = open_session(job, Path(models), output)
         study = _open_study(session, output)
         _announce(session, study, console)
         runs_on = executor or InProcessExecutor()
@@ -317,7 +317,7 @@ def export_trial(output: Path, number: int | None, pick: Pick | None, directory:
     job = load_job(output / JOB_FILE, {})
     note = "measured during the search, on validation items that it was selected by"
     with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
-        session = open_session(job, Path(models))
+        session = open_session(job, Path(models), output)
         _export(session, trial, directory, {"note": note})
     for dry_run in session.device.notes:
         console.warn(dry_run)

@@ -373,6 +373,7 @@ class Workbench:
             outputs_digest=_digest(found.outputs),
             seconds=candidate.stages.seconds,
             structure=candidate.structure,
+            divergences=tuple(items.tolist()) if task.has_intervals else None,
             raced=None
             if stop is None
             else Raced(reason=stop.reason, name=self._value_name(stop.name), bound=stop.bound, limit=stop.limit, n_items=n_all),

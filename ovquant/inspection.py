@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ovquant import runtime
-from ovquant.audit import Audit, audit
-from ovquant.errors import ModelError, first_line
+from ovquant.audit import Audit, Kernel, audits
+from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
-from ovquant.sensitivity import Ranking, Sensitivity, rank
-from ovquant.strategy import Strategy
+from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
+from ovquant.space import nncf_default
 from ovquant.switches import switched
+
+_LEAST_SHARE = 0.01  # of the time, that a layer is slowed down by to be told
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,57 +29,96 @@ class Inspection:
 
     Attributes:
         ranking: of its layers.
-        floats: what is run of the float model, at the target's own precision.
+        floats: what is run of the float model, at the target's own precision; None where the device has no profile.
         quantized: what is run of NNCF's default, likewise.
     """
 
     ranking: Ranking
-    floats: Audit
-    quantized: Audit
+    floats: Audit | None
+    quantized: Audit | None
 
-    def slowed_us(self, layer: Sensitivity) -> float:
-        """Return the microseconds that a layer takes more in NNCF's default than in float; below 0 if it is faster."""
-        was, now = self.floats.of(layer.names[0]), self.quantized.of(layer.names[0])
-        return 0.0 if was is None or now is None else now.time_us - was.time_us
+    def slowed(self) -> list[tuple[tuple[str, ...], float]]:
+        """Return the places of layers that take longer in NNCF's default than in float, and by how many microseconds.
+
+        Kernels are compared as far as they are of the same operations: what is one kernel in one model may be several in the
+        other. A difference that is smaller than what the times scatter by does not count. The largest comes first.
+        """
+        if self.floats is None or self.quantized is None:
+            return []
+        place_by_name = {name: layer.place for layer in self.ranking.layers for name in layer.names}
+        found = []
+        for floats, quantized in _same_operations(self.floats, self.quantized):
+            slower_us = sum(k.time_us for k in quantized) - sum(k.time_us for k in floats)
+            spread_us = sum(k.spread_us for k in (*floats, *quantized))
+            names = dict.fromkeys(origin for kernel in quantized for origin in kernel.origins)
+            layers = tuple(place_by_name[name] for name in names if name in place_by_name)
+            if layers and floats and slower_us > max(spread_us, _LEAST_SHARE * self.quantized.total_us):
+                found.append((layers, slower_us))
+        return sorted(found, key=lambda pair: -pair[1])
 
     def promising(self) -> tuple[str, ...]:
         """Return the places of the layers that may be better off in float, those of the most promise first.
 
-        Promise is the share of all divergence that it would save, and the share of the time if it is slowed down.
+        Promise is the share of all divergence that a layer would save, and the share of the time that it is slowed down by,
+        divided among the layers that run in the same kernels.
         """
         whole = max(self.ranking.all_quantized.value, 1e-12)
-        total_us = max(self.quantized.total_us, 1e-9)
-        promise = {
-            layer.place: max(layer.saved.value, 0.0) / whole + max(self.slowed_us(layer), 0.0) / total_us
-            for layer in self.ranking.layers
-        }
+        promise = {layer.place: max(layer.saved.value, 0.0) / whole for layer in self.ranking.layers}
+        for layers, slower_us in self.slowed():
+            for place in layers:
+                promise[place] += slower_us / len(layers) / (self.quantized.total_us if self.quantized is not None else 1.0)
         return tuple(sorted((place for place in promise if promise[place] > 0), key=lambda place: -promise[place]))
+
+
+def _same_operations(floats: Audit, quantized: Audit) -> Iterator[tuple[list[Kernel], list[Kernel]]]:
+    """Yield the kernels of both models that belong together: those of an operation, and of all that is run with it."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    sides = [[kernel for kernel in audit.kernels if kernel.origins and not kernel.is_conversion] for audit in (floats, quantized)]
+    for kernel in (*sides[0], *sides[1]):
+        for origin in kernel.origins[1:]:
+            leader[find(origin)] = find(kernel.origins[0])
+    groups: dict[str, tuple[list[Kernel], list[Kernel]]] = {}
+    for side, kernels in enumerate(sides):
+        for kernel in kernels:
+            groups.setdefault(find(kernel.origins[0]), ([], []))[side].append(kernel)
+    yield from groups.values()
 
 
 _INSPECTION = TypeAdapter(Inspection)
 
 
 def inspect(workbench: Workbench) -> Inspection:
-    """Rank the layers of a job's model on calibration items, and profile it.
+    """Rank the layers of a job's model on calibration items, on the CPU, and profile it on the target's device.
 
     Raises:
-        ModelError: NNCF's default cannot be made, its layers are not found in the float model, or the device has no profile.
+        ModelError: NNCF's default cannot be made, or its layers are not found in the float model.
+        OvquantError: model or data have other faults.
     """
-    calibration = list(workbench.samples.samples("calibration"))
-    target = workbench.spec.target
-    default = Strategy(subset_size=len(calibration), target_device=target.nncf_target_device).canonical()
-    uncorrected = dataclasses.replace(default, disable_bias_correction=True)
+    target, device = workbench.spec.target, workbench.spec.device
+    uncorrected = dataclasses.replace(nncf_default(target, workbench.facts()), disable_bias_correction=True).canonical()
+    kinds = workbench.output_kinds()
     sample = workbench.samples.sample(workbench.samples.items("validation")[0])
     try:
         quantized = runtime.read_model(workbench.build(uncorrected))
         model = switched(workbench.model, quantized)
-        compiled = CompiledModel(model.model, workbench.spec.device, {"PERFORMANCE_HINT": "THROUGHPUT"}, "f32")
-        ranking = rank(model, compiled, workbench.operations, calibration, workbench.output_kinds())
-        properties = target.compile_properties
-        # Biases change no kernel.
-        floats, run = (audit(one, workbench.spec.device, properties, sample) for one in (workbench.model, quantized))
+        compiled = CompiledModel(model.model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"}, "f32")
+        items = list(workbench.samples.samples("calibration", MOST_ITEMS))
+        ranking = rank(model, compiled, workbench.operations, items, kinds)
+    except OvquantError:
+        raise
     except Exception as error:
         raise ModelError(f"{workbench.spec.model}: its layers cannot be ranked: {first_line(error)}") from error
+    floats: Audit | None = None
+    run: Audit | None = None
+    # Biases change no kernel.
+    with contextlib.suppress(RuntimeError):
+        floats, run = audits([workbench.model, quantized], device, target.compile_properties, sample)
     return Inspection(ranking=ranking, floats=floats, quantized=run)
 
 

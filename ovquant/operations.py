@@ -55,9 +55,18 @@ class Operation:
 
 def of_data(operations: Sequence[Operation]) -> list[Operation]:
     """Return the inputs and the operations that compute something of them; not what computes constants and shapes."""
+    return _fed(operations, _OF_SHAPES)
+
+
+def computed(operations: Sequence[Operation]) -> list[Operation]:
+    """Return the inputs and all that depends on them or on their shapes: what is not constant."""
+    return _fed(operations, frozenset())
+
+
+def _fed(operations: Sequence[Operation], stops: frozenset[str]) -> list[Operation]:
     found: dict[str, Operation] = {}
     for operation in operations:
-        is_fed = operation.type not in _OF_SHAPES and any(name in found for name in operation.inputs)
+        is_fed = operation.type not in stops and any(name in found for name in operation.inputs)
         if operation.type in {"Parameter", "ReadValue"} or (is_fed and operation.is_selectable):
             found[operation.name] = operation
     return list(found.values())

@@ -10,7 +10,7 @@ from typing import Any
 from ovquant import export, inspection
 from ovquant.audit import Audit, Kernel
 from ovquant.console import Console
-from ovquant.errors import OutputError, UsageError
+from ovquant.errors import OutputError
 from ovquant.inspection import Inspection
 from ovquant.job import Job
 from ovquant.records import Interval
@@ -20,7 +20,7 @@ from ovquant.session import open_workbench
 _SHOWN = 20
 _SHOWN_GROUPS = 8
 _WORTH_TELLING = 0.01  # share of the time
-_COLUMNS = ("layer", "type", "saves [95 %]", "float us", "INT8 us", "INT8 runs in", "name")
+_COLUMNS = ("layer", "type", "saves [95 %]", "float us", "INT8 us", "INT8 takes", "name")
 
 
 def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
     """
     if path is not None and path.exists():
         raise OutputError(f"{path}: is there already; nothing was overwritten")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: there is no directory {path.absolute().parent}; make it first")
     with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
         device, workbench = open_workbench(job, Path(models))
-        if not workbench.samples.items("calibration"):
-            raise UsageError("inspect needs --data: layers are ranked by what they do on samples")
         console.info(f"Ranking the layers of {Path(job.model).name} ...")
         found = inspection.inspect(workbench)
         precision = workbench.own_precision
@@ -78,52 +78,47 @@ def _show(ranking: Ranking, result: dict[str, Any], console: Console) -> None:
 
 
 def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
-    ranking, default = found.ranking, found.quantized
+    ranking = found.ranking
     n_hidden = len(ranking.layers) - _SHOWN
     console.result(
         f"Saves: divergence of the model with all layers quantized ({_saved(ranking.all_quantized)}) less that with this one "
         f"in float; mean of {ranking.n_items} calibration items, simulated at f32 without bias correction. Brackets: 95 % "
         "intervals, of each layer by itself." + (f" {n_hidden} more layers are in the JSON." if n_hidden > 0 else "")
     )
-    for name, key in (("the float model", "float"), ("NNCF's default", "int8")):
-        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in result[key]["shares"].items())
-        console.result(f"Time of {name} on {result['device']}: {result[key]['total_us']:.0f} us in kernels: {shares}.")
-    slowed = _slowed(found)
+    if found.floats is None or found.quantized is None:
+        console.warn(f"{result['device']} has no profile of its kernels, so no times are told")
+        return
+    for name, audit in (("the float model", found.floats), ("NNCF's default", found.quantized)):
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in audit.shares().items())
+        console.result(
+            f"Time of {name} on {result['device']}: {audit.total_us:.0f} us in kernels, by what they take in: {shares}."
+        )
+    slowed = [
+        f"{layers[0]}{f' and {len(layers) - 1} more run with it' if len(layers) > 1 else ''} (+{slower_us:.0f} us)"
+        for layers, slower_us in found.slowed()[:_SHOWN_GROUPS]
+    ]
     if slowed:
         console.result(f"Slower in INT8 than in {result['float_precision']}: {', '.join(slowed)}.")
-    islands = _islands(default)
+    islands = _islands(found.quantized)
     if islands:
-        told = ", ".join(f"{one.kind} {one.name} ({one.precision}, {one.time_us / default.total_us:.0%})" for one in islands)
+        total_us = found.quantized.total_us
+        told = ", ".join(f"{one.kind} {one.name} ({one.precision}, {one.time_us / total_us:.0%})" for one in islands)
         console.result(f"Float islands in NNCF's default, by share of its time: {told}.")
 
 
-def _slowed(found: Inspection) -> list[str]:
-    """Return the layers that a share of the time worth telling would be saved on in float, the most first."""
-    by_kernel: dict[str, list[Sensitivity]] = {}
-    for layer in found.ranking.layers:
-        kernel = found.quantized.of(layer.names[0])
-        if kernel is not None and found.slowed_us(layer) > _WORTH_TELLING * found.quantized.total_us:
-            by_kernel.setdefault(kernel.name, []).append(layer)
-    told = []
-    for layers in sorted(by_kernel.values(), key=lambda layers: -found.slowed_us(layers[0]))[:_SHOWN_GROUPS]:
-        others = f" and {len(layers) - 1} more in the same kernel" if len(layers) > 1 else ""
-        told.append(f"{layers[0].place}{others} (+{found.slowed_us(layers[0]):.0f} us)")
-    return told
-
-
 def _islands(audit: Audit) -> Sequence[Kernel]:
-    """Return the kernels that compute in float and take a share of the time worth telling, the largest first."""
+    """Return the kernels that take floats in and take a share of the time worth telling, the largest first."""
     found = [
         kernel
         for kernel in audit.kernels
-        if not kernel.is_integer and not kernel.is_conversion and kernel.time_us > _WORTH_TELLING * audit.total_us
+        if kernel.is_float and not kernel.is_conversion and kernel.time_us > _WORTH_TELLING * audit.total_us
     ]
     return sorted(found, key=lambda kernel: -kernel.time_us)[:_SHOWN_GROUPS]
 
 
 def _layer(one: Sensitivity, found: Inspection) -> dict[str, Any]:
     name = one.names[0]
-    was, now = found.floats.of(name), found.quantized.of(name)
+    was, now = (None if audit is None else audit.of(name) for audit in (found.floats, found.quantized))
     return {
         "place": one.place,
         "name": name,
@@ -135,7 +130,9 @@ def _layer(one: Sensitivity, found: Inspection) -> dict[str, Any]:
     }
 
 
-def _audit(audit: Audit) -> dict[str, Any]:
+def _audit(audit: Audit | None) -> dict[str, Any] | None:
+    if audit is None:
+        return None
     return {
         "total_us": round(audit.total_us, 1),
         "shares": {kind: round(share, 4) for kind, share in audit.shares().items()},

@@ -135,6 +135,7 @@ class Evaluation:
         structure: key of the kernels that run, see `ovquant.structure`; None where latency was not asked for.
         same_as: digest of the strategy that gave the same model bit for bit and was measured before; None where there is none.
         raced: why it was stopped early, or None.
+        divergences: of each item, where intervals were asked for: two models are compared item by item.
     """
 
     kind: Literal["evaluation"] = "evaluation"
@@ -151,6 +152,7 @@ class Evaluation:
     structure: str | None = None
     same_as: str | None = None
     raced: Raced | None = None
+    divergences: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from ovquant.operations import Operation
-from ovquant.places import Places
+from ovquant.places import places
 from ovquant.roles import ROLES
 from ovquant.selectors import Place, ScopeSelector
 
@@ -76,9 +76,8 @@ def _selected(selector: ScopeSelector, operations: Sequence[Operation]) -> dict[
         found["patterns", pattern] = {operation.name for operation in selectable if re.match(pattern, operation.name)}
     for role in selector.roles:
         found["roles", role] = ROLES[role](operations)
-    places = Places(operations) if selector.places else None
     for place in selector.places:
-        found["places", place] = set(places.names(place)) if places else set()
+        found["places", place] = set(places(tuple(operations)).names(place))
     return found
 
 
@@ -106,10 +105,9 @@ def _nearest_word(text: str, known: Sequence[str]) -> str:
 
 def _nearest_place(place: Place, operations: Sequence[Operation]) -> str:
     """Return what places of the same kind there are, or else the kinds nearest to it."""
-    places = Places(operations)
     for n_joined in dict.fromkeys((place.n_joined, None)):
         kind = place.kind if n_joined is None else f"{place.kind}({n_joined})"
-        n_members = len(places.members(place.kind, n_joined))
+        n_members = len(places(tuple(operations)).members(place.kind, n_joined))
         if n_members:
             return f"{kind}[0]" if n_members == 1 else f"{kind}[0] to {kind}[{n_members - 1}]"
     return _nearest_word(place.kind, sorted({operation.type for operation in operations if operation.is_selectable} | set(ROLES)))

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ovquant.errors import ModelError
 from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.metrics import divergence, intervals
 from ovquant.operations import Operation
-from ovquant.places import Places
+from ovquant.places import places
 from ovquant.protocols import Array, Sample
 from ovquant.records import Interval
 from ovquant.roles import ROLES
 from ovquant.switches import SWITCHES, Switched
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 LEAST_ITEMS = 8
-_MOST_ITEMS = 64
+MOST_ITEMS = 64
 _SECONDS = 20.0
 
 
@@ -62,6 +59,31 @@ class Ranking:
     groups: tuple[Sensitivity, ...]
 
 
+class _Runs:
+    """The switched model on some samples, compared with itself with everything switched off."""
+
+    def __init__(
+        self, switched: Switched, compiled: CompiledModel, samples: Sequence[Sample], kinds: Mapping[str, OutputKind]
+    ) -> None:
+        self._switched, self._compiled, self._samples, self._kinds = switched, compiled, samples, kinds
+        self._reference = self.outputs(frozenset(switched.layers))
+
+    def outputs(self, left_out: frozenset[str]) -> dict[str, list[Array]]:
+        """Return the outputs of all samples with some layers in float."""
+        switches = np.array([name not in left_out for name in self._switched.layers])
+        columns: dict[str, list[Array]] = {name: [] for name in self._kinds}
+        for outputs in self._compiled.infer_many({**sample, SWITCHES: switches} for sample in self._samples):
+            for name, column in columns.items():
+                if outputs[name].dtype.kind == "f" and not np.isfinite(outputs[name]).all():
+                    raise ModelError(f"with quantized layers, output {name!r} holds NaN or infinity")
+                column.append(outputs[name])
+        return columns
+
+    def divergences(self, left_out: Sequence[str] = ()) -> NDArray[np.float64]:
+        """Return the divergence of each sample with some layers in float."""
+        return divergence.per_item(self._reference, self.outputs(frozenset(left_out)), self._kinds)
+
+
 def rank(
     switched: Switched,
     compiled: CompiledModel,
@@ -76,32 +98,20 @@ def rank(
         switched: the model.
         compiled: likewise, at f32.
         operations: of the float model.
-        samples: to run on; not those that candidates are selected on.
+        samples: to run on, in order; not those that candidates are selected on.
         kinds: how outputs are read.
         clock: seconds.
+
+    Raises:
+        ModelError: outputs are not finite, or inference fails.
     """
-    groups = _groups(switched.layers, operations)
-    places = Places(operations)
     types = {operation.name: operation.type for operation in operations}
-    single = {places.place_of(name): (name,) for name in switched.layers}
-    n_runs = len(single) + len(groups) + 2
-    list(_outputs(compiled, switched, samples[:1], ()))
-    start = clock()
-    list(_outputs(compiled, switched, samples[:LEAST_ITEMS], ()))
-    each_s = max(clock() - start, 1e-6) / min(LEAST_ITEMS, len(samples))
-    chosen = samples[: int(np.clip(_SECONDS / (n_runs * each_s), LEAST_ITEMS, _MOST_ITEMS))]
-
-    def divergences(left_out: Sequence[str] | None) -> NDArray[np.float64]:
-        run = {name: [] for name in kinds}  # type: dict[str, list[Array]]
-        for outputs in _outputs(compiled, switched, chosen, left_out):
-            for name in kinds:
-                run[name].append(outputs[name])
-        reference.update(reference or run)
-        return divergence.per_item(reference, run, kinds)
-
-    reference: dict[str, list[Array]] = {}
-    divergences(None)
-    whole = divergences(())
+    placed = [(places(tuple(operations)).place_of(name), name) for name in switched.layers]
+    single = {place: (name,) for place, name in placed if place is not None}
+    groups = _groups(switched.layers, operations)
+    n_items = _n_items(switched, compiled, samples, kinds, len(single) + len(groups) + 2, clock)
+    runs = _Runs(switched, compiled, samples[:n_items], kinds)
+    whole = runs.divergences()
 
     def ranked(members: Mapping[str, tuple[str, ...]], *, is_group: bool) -> tuple[Sensitivity, ...]:
         found = [
@@ -109,36 +119,45 @@ def rank(
                 place=place,
                 names=names,
                 type="" if is_group else types[names[0]],
-                saved=intervals.mean(whole - divergences(names)),
+                saved=intervals.mean(whole - runs.divergences(names)),
             )
             for place, names in members.items()
         ]
         return tuple(sorted(found, key=lambda one: -one.saved.value))
 
     return Ranking(
-        n_items=len(chosen),
+        n_items=len(whole),
         all_quantized=intervals.mean(whole),
         layers=ranked(single, is_group=False),
         groups=ranked(groups, is_group=True),
     )
 
 
-def _outputs(
-    compiled: CompiledModel, switched: Switched, samples: Sequence[Sample], left_out: Sequence[str] | None
-) -> Iterator[dict[str, Array]]:
-    """Yield the outputs with all layers quantized but some, None for all."""
-    switches = np.array([left_out is not None and name not in left_out for name in switched.layers])
-    return compiled.infer_many({**sample, SWITCHES: switches} for sample in samples)
+def _n_items(
+    switched: Switched,
+    compiled: CompiledModel,
+    samples: Sequence[Sample],
+    kinds: Mapping[str, OutputKind],
+    n_runs: int,
+    clock: Callable[[], float],
+) -> int:
+    """Return how many samples there is time for, by what the first ones take."""
+    few = samples[:LEAST_ITEMS]
+    runs = _Runs(switched, compiled, few, kinds)
+    start = clock()
+    runs.outputs(frozenset())
+    each_s = max(clock() - start, 1e-6) / len(few)
+    return int(np.clip(_SECONDS / (n_runs * each_s), LEAST_ITEMS, MOST_ITEMS))
 
 
 def _groups(layers: Sequence[str], operations: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
     """Return groups of at least two layers by type, role and block, none twice and none with all layers."""
     types = {operation.name: operation.type for operation in operations}
     sets: dict[str, set[str]] = {
-        kind: {n for n in layers if types[n] == kind} for kind in dict.fromkeys(map(types.get, layers)) if kind
+        kind: {n for n in layers if types[n] == kind} for kind in dict.fromkeys(types[n] for n in layers)
     }
     sets |= {role: ROLES[role](operations) for role in ROLES}
-    sets |= {f"block[{index}]": set(names) for index, names in enumerate(Places(operations).members("block"))}
+    sets |= {f"block[{index}]": set(names) for index, names in enumerate(places(tuple(operations)).members("block"))}
     found: dict[str, tuple[str, ...]] = {}
     for name, members in sets.items():
         held = tuple(layer for layer in layers if layer in members)

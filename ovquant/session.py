@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,11 @@ class Session:
     def _neighbours(self) -> list[Genome]:
         """Return what is near NNCF's default: after the model type, what stays in float decides most.
 
-        Layers come in the order of their promise, the target's own choices in the order that it lists them in.
+        The target's own choices, in the order that it lists them in, and the most promising layers take turns.
         """
         default = self.seeds[0]
-        return [*self.space.leading(default), *self.space.neighbours(default, "ignored_scope")]
+        pairs = itertools.zip_longest(self.space.neighbours(default, "ignored_scope"), self.space.leading(default))
+        return [genome for pair in pairs for genome in pair if genome is not None]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a study is made of; two runs with equal fingerprints continue each other."""
@@ -147,12 +149,13 @@ class Session:
         }
 
 
-def open_session(job: Job, model_dir: Path) -> Session:
+def open_session(job: Job, model_dir: Path, output: Path) -> Session:
     """Return a job made ready; model, data and device are opened and checked, the reference is run on both splits.
 
     Args:
         job: what to do.
         model_dir: an empty directory for candidate IRs; the caller removes it.
+        output: directory of the study, where an inspection may be kept.
 
     Raises:
         OvquantError: anything that would make the search pointless.
@@ -164,9 +167,7 @@ def open_session(job: Job, model_dir: Path) -> Session:
     workbench.reference("holdout")  # of the float model only: faults are found now, and no candidate is looked at
     facts, inspected = workbench.facts(), None
     if target.genes.layers is not None:
-        inspected = inspection.stored(Path(job.output) / INSPECTION_FILE, inspected_on(workbench)) or inspection.inspect(
-            workbench
-        )
+        inspected = inspection.stored(output / INSPECTION_FILE, inspected_on(workbench)) or inspection.inspect(workbench)
         facts = dataclasses.replace(facts, layers=inspected.promising())
     space = build_space(target, facts)
     default = nncf_default(target, facts)
@@ -219,10 +220,12 @@ def inspected_on(workbench: Workbench) -> dict[str, Any]:
     return {
         "model": model_sha256(Path(workbench.spec.model)),
         "data": data_fingerprint(workbench.spec.data),
+        "data options": workbench.spec.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
+        "output_kinds": workbench.output_kinds(),
         "seed": workbench.spec.seed,
         "target": workbench.spec.target.model_dump(mode="json"),
         "device": workbench.spec.device,
-        "versions": {name: version for name, version in versions().items() if name in {"ovquant", "openvino", "nncf"}},
+        "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
     }
 
 

@@ -294,6 +294,8 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
             )
     base = dataclasses.replace(base, subset_size=min(base.subset_size, facts.n_calibration))
     layers = facts.layers[: genes.layers.top] if genes.layers is not None else ()
+    if genes.layers is not None and len(layers) < genes.layers.top:
+        notes.append(f"layers: {len(layers)} genes, not {genes.layers.top}: no other layer seems better off in float by itself")
     free += [Gene(name=place, field=_LAYER, values=(False, True), labels=_LAYER_LABELS) for place in layers]
     scopes = ScopeGenes.of([value for _, value in choices] or [base.ignored_scope], layers, facts.operations)
     return SearchSpace(genes=tuple(free), scopes=scopes, base=base, notes=tuple(notes))

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import openvino as ov
 
 SWITCHES = "ovquant_switches"
-# Operations that hand on what they are given; what they are given quantized is so for the layers that follow.
+# Operations that hand on what they are given; what they are given quantized is so for the layers that follow. As NNCF has them
+# (nncf.openvino.graph.metatypes.groups.QUANTIZE_AGNOSTIC_OPERATIONS).
 _HANDING_ON = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit", "Slice", "StridedSlice"}
-    | {"Gather", "Pad", "Broadcast", "Tile", "ReduceMax", "Relu", "ShuffleChannels", "DepthToSpace", "SpaceToDepth"}
+    | {"Gather", "GatherND", "GatherElements", "Pad", "Broadcast", "Tile", "ReduceMax", "Relu", "ShuffleChannels", "ConvertLike"}
+    | {"DepthToSpace", "SpaceToDepth", "SpaceToBatch", "BatchToSpace", "Minimum", "Maximum", "ScatterUpdate"}
+    | {"ScatterNDUpdate", "ScatterElementsUpdate", "Interpolate"}
 )
-
 # What weights in 8 bits are made float again by.
 _FOLDED: Mapping[str, Callable[..., Any]] = {
     "Convert": lambda node, values: values.astype(node.get_element_type().to_dtype()),
@@ -59,7 +61,8 @@ class _Edge:
 def switched(model: ov.Model, quantized: ov.Model) -> Switched:
     """Return the float model with the ranges and weights of a quantized one, each layer's to be switched on and off.
 
-    A layer that is switched off has its inputs and weights in float, whatever its neighbours do; biases are the float model's.
+    A layer that is switched off has its inputs and weights in float, whatever its neighbours do. But what several layers take
+    from behind one pooling, concatenation or the like is in float only when all of them are off. Biases are the float model's.
 
     Args:
         model: float model; left as it is. Names of operations are unique.
@@ -104,18 +107,18 @@ def switched(model: ov.Model, quantized: ov.Model) -> Switched:
 
 def _edges(quantized: ov.Model) -> list[_Edge]:
     """Return the inputs that are quantized, each with the layers that it is quantized for."""
-    nodes = quantized.get_ordered_ops()
+    folding = _Folding()
     found = []
-    for node in nodes:
+    for node in quantized.get_ordered_ops():
         if node.get_type_name() in {"FakeQuantize", "Result"}:
             continue
         name = node.get_friendly_name()
         for port, value in enumerate(node.input_values()):
             source = value.get_node()
             is_ranged = source.get_type_name() == "FakeQuantize" and _has_constant_ranges(source)
-            weights = None if is_ranged else _dequantized(source)
-            if is_ranged and _folded(source.input_value(0).get_node()) is not None:
-                continue  # weights that NNCF left behind a FakeQuantize
+            weights = None if is_ranged else folding.dequantized(source)
+            if is_ranged and folding.value(source.input_value(0).get_node()) is not None:
+                continue  # weights that NNCF left behind a FakeQuantize: they stay in float
             if is_ranged or weights is not None:
                 owners = tuple(dict.fromkeys(_owners(node))) or (name,)
                 found.append(_Edge(name=name, port=port, quantizer=source, weights=weights, owners=owners))
@@ -139,24 +142,37 @@ def _has_constant_ranges(quantizer: Any) -> bool:
     return all(value.get_node().get_type_name() == "Constant" for value in quantizer.input_values()[1:])
 
 
-def _dequantized(node: Any) -> Array | None:
-    """Return the float values of weights that are stored in 8 bits, None for anything else."""
-    front, is_low = [node], False
-    while front and not is_low:
-        one = front.pop()
-        is_low = one.get_type_name() == "Constant" and one.get_element_type().get_type_name() in {"i8", "u8"}
-        front += [value.get_node() for value in one.input_values()]
-    values = _folded(node) if is_low else None
-    return values if values is not None and values.dtype.kind == "f" else None
+class _Folding:
+    """Values of operations on constants, each found once."""
 
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Array, bool] | None] = {}
 
-def _folded(node: Any) -> Array | None:
-    """Return the value of an operation on constants, None if it has another kind of source or is another operation."""
-    kind = node.get_type_name()
-    if kind == "Constant":
-        return np.asarray(node.get_data())
-    if kind not in _FOLDED:
-        return None
-    inputs = [_folded(value.get_node()) for value in node.input_values()]
-    values = [array for array in inputs if array is not None]
-    return np.asarray(_FOLDED[kind](node, *values)) if len(values) == len(inputs) else None
+    def value(self, node: Any) -> Array | None:
+        """Return the value of an operation, None if it is not of constants, or is not one that weights go through."""
+        found = self._folded(node)
+        return None if found is None else found[0]
+
+    def dequantized(self, node: Any) -> Array | None:
+        """Return the float values of weights that are stored in 8 bits, None for anything else."""
+        found = self._folded(node)
+        return found[0] if found is not None and found[1] and found[0].dtype.kind == "f" else None
+
+    def _folded(self, node: Any) -> tuple[Array, bool] | None:
+        """Return the value, and whether it comes from 8 bits."""
+        name = node.get_name()
+        if name not in self._found:
+            self._found[name] = self._fold(node)
+        return self._found[name]
+
+    def _fold(self, node: Any) -> tuple[Array, bool] | None:
+        kind = node.get_type_name()
+        if kind == "Constant":
+            return np.asarray(node.get_data()), node.get_element_type().get_type_name() in {"i8", "u8"}
+        if kind not in _FOLDED:
+            return None
+        inputs = [self._folded(value.get_node()) for value in node.input_values()]
+        held = [one for one in inputs if one is not None]
+        if len(held) < len(inputs):
+            return None
+        return np.asarray(_FOLDED[kind](node, *(value for value, _ in held))), any(is_low for _, is_low in held)

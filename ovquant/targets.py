@@ -71,7 +71,7 @@ class Genes(FileModel):
         None, description="named choices of operations that stay in float; an empty mapping {} ignores nothing"
     )
     layers: LayerGenes | None = Field(
-        None, description="a gene for each of the layers that cost the most divergence: quantized, or in float"
+        None, description="a gene for each of the layers that cost the most divergence or time: quantized, or in float"
     )
     overflow_fix: Allowed[OverflowFix | None] | None = Field(None, description="matters on CPUs without VNNI only")
     activations_range_estimator: Allowed[RangeEstimator | None] | None = Field(

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from ovquant import selection
 from ovquant.latency import relative_speedup
+from ovquant.metrics import intervals
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, Subject, Trial
@@ -229,7 +231,7 @@ def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:
     if default is not None and default.trial == winner.trial:
         said.append("It is NNCF's default: the search found nothing that is better by these rules.")
     elif default is not None:
-        said.append(_against_default(winner, default))
+        said.extend(_against_default(winner, default, rules))
     if winner.judgement == "refuted":
         said.append("The holdout refutes every finalist: do not deploy it; allow a larger drop or give more validation data.")
     return tuple(said), speedup.low > 1 and winner.judgement != "refuted"
@@ -274,10 +276,27 @@ def _on_limits(winner: Row, rules: Rules) -> list[str]:
     return said
 
 
-def _against_default(winner: Row, default: Row) -> str:
+def _against_default(winner: Row, default: Row, rules: Rules) -> list[str]:
+    """Return how the winner compares with NNCF's default and, where no difference is beyond chance, which one is simpler."""
     ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
     speedup = relative_speedup(winner.latency, default.latency)
-    return (
-        f"Against NNCF's default: {ratio:.2g} times its divergence at {speedup.value:.2f}x "
+    less = _less_divergence(winner.evaluation, default.evaluation)
+    paired = "" if less is None else f" (less by {less.value:.3g} [{less.low:.3g}, {less.high:.3g}], item by item)"
+    said = [
+        f"Against NNCF's default: {ratio:.2g} times its divergence{paired} at {speedup.value:.2f}x "
         f"[{speedup.low:.2f}, {speedup.high:.2f}] its speed."
-    )
+    ]
+    is_alike = less is not None and less.low <= 0 <= less.high and speedup.low <= 1 <= speedup.high
+    if is_alike and judge(default.evaluation, rules) in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
+        said.append(
+            f"Neither difference is beyond chance, so NNCF's default is as good by what was measured, and simpler: "
+            f"ovquant export OUT --trial {default.trial} -o DIR writes it."
+        )
+    return said
+
+
+def _less_divergence(winner: Evaluation, default: Evaluation) -> Interval | None:
+    """Return by how much the winner's divergence is less, None where it is not known item by item."""
+    if winner.divergences is None or default.divergences is None or len(winner.divergences) != len(default.divergences):
+        return None
+    return intervals.mean(np.subtract(default.divergences, winner.divergences))

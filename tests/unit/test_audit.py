@@ -5,7 +5,7 @@ import pytest
 import small
 
 from ovquant import quantization, runtime
-from ovquant.audit import Audit, Kernel, audit
+from ovquant.audit import Audit, Kernel, audits
 from ovquant.strategy import Strategy
 
 SAMPLES = [{"image": item[np.newaxis]} for item in small.normalized(small.images(8))]
@@ -16,7 +16,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Audit]:
     model = runtime.read_model(small.conv_model(tmp_path_factory.mktemp("conv") / "model.onnx"))
     quantized = quantization.quantize(model, Strategy(subset_size=8), SAMPLES, runtime.operations(model))
     properties = {"INFERENCE_PRECISION_HINT": "f32"}
-    found = [audit(one, "CPU", properties, SAMPLES[0], n_runs=5) for one in (model, quantized)]
+    found = audits([model, quantized], "CPU", properties, SAMPLES[0], n_runs=5)
     return found[0], found[1]
 
 
@@ -59,4 +59,4 @@ def test_conversions_are_counted_apart_and_stand_for_no_layer() -> None:
 def test_a_device_that_is_not_here_is_an_error(tmp_path) -> None:
     model = runtime.read_model(small.conv_model(tmp_path / "model.onnx"))
     with pytest.raises(RuntimeError):
-        audit(model, "NOWHERE", {}, SAMPLES[0])
+        audits([model], "NOWHERE", {}, SAMPLES[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ovquant import environment
 from ovquant.environment import MachineState, disturbances, machine_state
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -119,3 +120,18 @@ def test_all_disturbances_are_told() -> None:
     found = disturbances([state(0), state(10, others=10, megahertz=1500, throttled=1)])
     assert found is not None
     assert found.count(", ") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "expected"),
+    [
+        ({"avx2"}, "CPU", True),
+        ({"avx2", "avx512_vnni"}, "CPU", False),
+        ({"avx2", "avx_vnni"}, "CPU", False),
+        (None, "CPU", True),
+        ({"avx2"}, "GPU.0", False),
+    ],
+)
+def test_sums_may_saturate_on_cpus_without_vnni(monkeypatch, flags, device, expected):
+    monkeypatch.setattr(environment, "cpu_flags", lambda: None if flags is None else frozenset(flags))
+    assert environment.may_saturate(device) is expected

@@ -17,7 +17,7 @@ from ovquant.selectors import Place
 def ops(text: str) -> tuple[Operation, ...]:
     """Read lines like ``name = Type(input, input)``."""
     found = []
-    for line in text.strip().splitlines():
+    for line in filter(str.strip, text.strip().splitlines()):
         name, call = line.strip().split(" = ")
         kind, arguments = call.rstrip(")").split("(")
         found.append(Operation(name=name, type=kind, inputs=tuple(part for part in arguments.split(", ") if part)))
@@ -101,9 +101,22 @@ class TestResidual:
             if operation.is_selectable:
                 assert places.names(places.place_of(operation.name)) == (operation.name,)
 
-    def test_what_has_no_place_is_named(self) -> None:
-        with pytest.raises(KeyError, match="w"):
-            Places(RESIDUAL).place_of("w")
+    def test_constants_have_no_place(self) -> None:
+        assert Places(RESIDUAL).place_of("w") is None
+
+    def test_what_depends_on_nothing_but_a_shape_has_a_place(self) -> None:
+        model = ops("""
+            x = Parameter()
+            w = Constant()
+            folded = MatMul(w, w)
+            shape = ShapeOf(x)
+            positions = Slice(w, shape)
+            encoded = MatMul(positions, w)
+            y = MatMul(x, encoded)
+            out = Result(y)
+        """)
+        assert Places(model).place_of("encoded") == "MatMul[0]"
+        assert Places(model).place_of("folded") is None
 
 
 class TestBlocks:
@@ -119,29 +132,63 @@ class TestBlocks:
         """)
         assert Places(model).members("block") == [("a", "b", "inner", "c", "outer")]
 
-    def test_a_second_output_and_a_second_input_lead_past_what_lies_between(self) -> None:
+    def test_a_second_output_leads_past_what_follows(self) -> None:
         model = ops("""
             x = Parameter()
             a = Convolution(x)
-            b = Add(a, x)
+            b = Convolution(a)
             early = Result(a)
-            y = Parameter()
-            c = Add(b, y)
-            d = Relu(c)
+            c = Add(a, b)
+            d = Convolution(c)
             out = Result(d)
         """)
         assert Places(model).members("block") == [("a", "b", "c", "d")]
 
-    def test_shapes_lead_past_nothing(self) -> None:
+    def test_two_towers_have_their_first_common_join(self) -> None:
         model = ops("""
             x = Parameter()
+            a = Convolution(x)
+            b = Convolution(a)
+            inner = Add(a, b)
+            y = Parameter()
+            c = Convolution(y)
+            both = Concat(inner, c)
+            d = MatMul(both)
+            out = Result(d)
+        """)
+        assert Places(model).members("block") == [("a", "b", "inner", "c", "both"), ("d",)]
+
+    def test_masks_and_shapes_lead_past_nothing(self) -> None:
+        model = ops("""
+            x = Parameter()
+            mask = Parameter()
+            hidden = Multiply(mask, mask)
             shape = ShapeOf(x)
             a = Convolution(x)
-            b = Add(a, x)
-            c = Reshape(b, shape)
-            out = Result(c)
+            b = Convolution(a)
+            c = Add(a, b)
+            d = Convolution(c)
+            e = Add(d, hidden)
+            f = Reshape(e, shape)
+            g = Add(c, f)
+            h = MatMul(g)
+            out = Result(h)
         """)
-        assert Places(model).members("block") == [("a", "b"), ("c",)]
+        assert Places(model).members("block") == [("hidden", "a", "b", "c"), ("d", "e", "f", "g"), ("h",)]
+
+    def test_gates_and_squares_end_no_block(self) -> None:
+        model = ops("""
+            x = Parameter()
+            a = Convolution(x)
+            gate = Sigmoid(a)
+            b = Multiply(a, gate)
+            c = Multiply(b, b)
+            d = Add(c, b)
+            e = Convolution(d)
+            out = Result(e)
+        """)
+        assert Places(model).members("block") == [("a", "gate", "b", "c", "d"), ("e",)]
+        assert Places(model).names("Multiply(2)[0]") == ("b",)
 
     def test_a_chain_is_one_block(self) -> None:
         model = ops("""
@@ -198,3 +245,54 @@ def test_exported_models_have_the_places_one_expects(tmp_path) -> None:
     assert places.names("depthwise[0]") == ("depthwise",)
     assert places.names("Add(2)[0]") == ("residual",)
     assert places.place_of("depthwise") == "depthwise[0]"
+
+
+ATTENTION = """
+    x = Parameter()
+    w = Constant()
+    {before}
+    {projections}
+    query = Reshape(q, w)
+    key = Transpose(k, w)
+    scores = MatMul(query, key)
+    shares = Softmax(scores)
+    mixed = MatMul(shares, v)
+    y = MatMul(mixed, w)
+    {after}
+    out = Result({last})
+"""
+
+
+def attention(order: str, before: str = "", after: str = "") -> tuple[Operation, ...]:
+    given, last = ("xx" if before else "x"), ("yy" if after else "y")
+    projections = "\n".join(f"{name} = MatMul({given}, w)" for name in order)
+    return ops(ATTENTION.format(before=before, projections=projections, after=after, last=last))
+
+
+@pytest.mark.parametrize("order", ["".join(order) for order in itertools.permutations("qkv")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ""),
+        ("xx = Convert(x)", ""),
+        ("xx = Transpose(x, w)", ""),
+        ("", "yy = Reshape(y, w)"),
+        ("", "yy = Squeeze(y, w)"),
+        ("xx = Unsqueeze(x, w)", "yy = Softmax(y)"),
+    ],
+)
+def test_projections_of_attention_have_the_same_places_however_listed_and_wrapped(before: str, after: str, order: str) -> None:
+    """Query, key and value have weights of one shape, and differ only in what is made of them."""
+    mine, plain = Places(attention(order, before, after)), Places(attention("qkv"))
+    assert {name: mine.place_of(name) for name in "qkv"} == {name: plain.place_of(name) for name in "qkv"}
+
+
+def test_weights_stored_transposed_have_the_same_place() -> None:
+    def model(*shapes: tuple[int, int]) -> tuple[Operation, ...]:
+        found = [Operation(name="x", type="Parameter", inputs=()), Operation(name="w", type="Constant", inputs=())]
+        for index, shape in enumerate(shapes):
+            found.append(Operation(name=f"m{index}", type="MatMul", inputs=("x", "w"), weights_shape=shape))
+            found.append(Operation(name=f"out{index}", type="Result", inputs=(f"m{index}",)))
+        return tuple(found)
+
+    assert Places(model((64, 128), (64, 32))).place_of("m0") == Places(model((128, 64), (32, 64))).place_of("m0")

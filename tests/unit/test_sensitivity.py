@@ -8,6 +8,7 @@ import pytest
 import small
 
 from ovquant import quantization, runtime, sensitivity
+from ovquant.errors import ModelError
 from ovquant.inference import CompiledModel
 from ovquant.sensitivity import Ranking, rank
 from ovquant.strategy import Strategy
@@ -49,8 +50,20 @@ def test_each_layer_is_there_once_by_its_place(ranking: Ranking, case: tuple) ->
 
 
 def test_what_all_layers_cost_is_told(ranking: Ranking) -> None:
-    assert 0 < ranking.all_quantized.value < 1
-    assert ranking.all_quantized.value >= max(one.saved.value for one in ranking.layers)
+    assert 0 < ranking.all_quantized.low < ranking.all_quantized.value < ranking.all_quantized.high < 1
+
+
+def test_what_is_saved_is_the_difference_to_the_model_with_that_layer_in_float(ranking: Ranking, case: tuple) -> None:
+    model, compiled, _, samples = case
+    runs = sensitivity._Runs(model, compiled, samples[: ranking.n_items], {"logits": "logits"})
+    for one in ranking.layers:
+        assert one.saved.value == pytest.approx((runs.divergences() - runs.divergences(one.names)).mean())
+
+
+def test_outputs_that_are_not_finite_are_refused(case: tuple) -> None:
+    huge = [{"image": np.full_like(sample["image"], 3e38)} for sample in case[3]]
+    with pytest.raises(ModelError, match="output 'logits' holds NaN or infinity"):
+        rank(case[0], case[1], case[2], huge, {"logits": "logits"})
 
 
 def test_groups_are_of_several_layers_and_none_is_there_twice(ranking: Ranking, case: tuple) -> None:

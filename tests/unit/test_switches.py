@@ -83,6 +83,7 @@ def test_with_all_layers_on_it_is_as_far_from_the_float_model_as_the_quantized_o
 def test_a_layer_off_is_that_layer_ignored(name: str, conv: Case) -> None:
     expected = plainly(conv.quantized(name), conv.samples)
     assert error(conv.run({name}), expected) < 0.2 * error(conv.run(set()), plainly(conv.model, conv.samples))
+    assert error(conv.run({name}), expected) < error(conv.run(set()), expected)
 
 
 def test_layers_come_in_topological_order_and_have_all_that_is_quantized(conv: Case) -> None:

@@ -52,6 +52,7 @@ class Holdout:
 
     def __init__(self, drops: dict[int, tuple[float, float]], ratios: dict[int, float]) -> None:
         self.drops, self.ratios = drops, ratios
+        self.divergences: dict[int, tuple[float, ...]] = {}
         self.order: list[str] = []
 
     n_together = 1
@@ -67,7 +68,7 @@ class Holdout:
         drop, half = self.drops.get(self._key(task.subject), (0.0, 0.0))
         metrics = [metric(0.9 - drop, drop, half_width=half or 1e-9)] if task.bench.metrics else []
         done = evaluation(divergence=0.01, metrics=metrics, ratio=None)
-        return dataclasses.replace(done, split="holdout")
+        return dataclasses.replace(done, split="holdout", divergences=self.divergences.get(self._key(task.subject)))
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         self.order.append("latency")
@@ -182,3 +183,31 @@ def test_the_holdout_evaluation_is_what_the_rows_hold():
     assert isinstance(row.evaluation, Evaluation)
     assert row.evaluation.split == "holdout"
     assert row.evaluation.metrics[0].drop.value == 0.01
+
+
+NOISY = tuple(0.01 + 0.005 * (-1) ** (index // 2) for index in range(100))
+LIKE_NOISY = tuple(value + 0.001 * (-1) ** index for index, value in enumerate(NOISY))
+LESS = tuple(value - 0.001 + 0.0005 * (-1) ** index for index, value in enumerate(NOISY))  # paired, beyond chance
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ratio", "default_drop", "is_alike"),
+    [
+        (LIKE_NOISY, 0.5, 0.0, True),
+        (LESS, 0.5, 0.0, False),
+        (LIKE_NOISY, 0.4, 0.0, False),
+        (LIKE_NOISY, 0.5, 0.05, False),
+        (None, 0.5, 0.0, False),
+    ],
+    ids=["alike", "closer to the float model", "faster", "the default breaks the limit", "not known item by item"],
+)
+def test_what_is_not_beyond_chance_is_said_to_be_no_better_than_the_default(theirs, ratio, default_drop, is_alike):
+    default = finalist(9)
+    executor = Holdout({9: (default_drop, 0.001)}, {1: ratio, 9: 0.5})
+    executor.divergences = {9: NOISY} | ({} if theirs is None else {1: theirs})
+    found = decide(BENCH, executor, rules(), [finalist(1)], default, "bf16")
+    assert found.winner == 1
+    told = " ".join(found.sentences)
+    assert ("Neither difference is beyond chance" in told) == is_alike
+    assert ("ovquant export OUT --trial 9" in told) == is_alike
+    assert ("item by item" in told) == (theirs is not None)
