@@ -22,7 +22,7 @@ from ovquant.switches import SWITCHES, Switched
 
 LEAST_ITEMS = 8
 MOST_ITEMS = 64
-_SECONDS = 20.0
+_SECONDS = 40.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
