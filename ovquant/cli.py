@@ -221,7 +221,7 @@ def inspect(
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Show where quantization loses: what each layer would save in float, its time, and the precision it really runs in."""
+    """Show where quantization loses: what each layer would save in float, its time, and the precision its kernel takes."""
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import overview

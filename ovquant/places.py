@@ -64,15 +64,23 @@ class Places:
         return self._members[key]
 
     def place_of(self, name: str) -> str | None:
-        """Return the place of an operation, by its role if it is a depthwise one, else by its type; None for constants."""
+        """Return the place of an operation; None for constants.
+
+        The kind is ``depthwise`` or a type, and tells sums of results from those of a result and a bias, and the like.
+        """
         return self._place_by_name.get(name)
 
     @functools.cached_property
     def _place_by_name(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for kind in ("depthwise", *dict.fromkeys(o.type for o in self._computed if o.is_selectable)):
-            for index, (name,) in enumerate(self.members(kind)):
-                found.setdefault(name, f"{kind}[{index}]")
+        joined: dict[str, set[int]] = {"depthwise": set()}
+        for operation in self._computed:
+            if operation.is_selectable:
+                joined.setdefault(operation.type, set()).add(self._n_joined(operation))
+        for kind, counts in joined.items():
+            for count in sorted(counts) if len(counts) > 1 else (None,):
+                for index, (name,) in enumerate(self.members(kind, count)):
+                    found.setdefault(name, f"{kind}[{index}]" if count is None else f"{kind}({count})[{index}]")
         return found
 
     def _sorted(self, kind: str, n_joined: int | None) -> list[tuple[str, ...]]:

@@ -101,6 +101,10 @@ class TestResidual:
             if operation.is_selectable:
                 assert places.names(places.place_of(operation.name)) == (operation.name,)
 
+    def test_sums_of_results_are_told_from_those_with_a_bias(self) -> None:
+        assert Places(RESIDUAL).place_of("sum") == "Add(2)[0]"
+        assert Places(RESIDUAL).place_of("left_bias") == "Add(1)[1]"
+
     def test_constants_have_no_place(self) -> None:
         assert Places(RESIDUAL).place_of("w") is None
 
@@ -115,7 +119,7 @@ class TestResidual:
             y = MatMul(x, encoded)
             out = Result(y)
         """)
-        assert Places(model).place_of("encoded") == "MatMul[0]"
+        assert Places(model).place_of("encoded") == "MatMul(0)[0]"
         assert Places(model).place_of("folded") is None
 
 
