@@ -30,6 +30,7 @@ SCOPED = ScopeSelector(
     types=("Add", "GRUSequence"),
     patterns=("key.*", "LSTM.*"),
     names=("pointwise/WithoutBiases", "head"),
+    places=("Convolution[-1]", "MatMul(2)[0]"),
     roles=("first_convolution", "last_matmul", "depthwise", "first_depthwise", "normalization"),
 )
 # Smaller and larger subsets in turns, so that each comes before and after a larger one of the same statistics.
