@@ -1,0 +1,252 @@
+"""Samplers replayed on tables of `search_table.py`: how much of the exhaustive front's hypervolume they find, and how soon.
+
+    python tests/benchmarks/search_benchmark.py TABLE.npz [TABLE.npz ...] [--seeds 50] [--max-drop 0.01] [--plot FILE.html]
+
+``--plot`` needs ``pip install '.[bench]'``.
+
+Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
+reference point is NNCF default's divergence and the baseline's latency. All samplers get the same genes and begin with NNCF's
+default. A genome that was tried before is no evaluation; ``+repeats`` are the same samplers with repeats counted. Printed are
+medians over seeds of the share of the front's hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+
+from ovquant import pareto
+from ovquant.genetic import Breeding, breed, seed_member
+from ovquant.space import Genome
+
+LOOKS = (20, 40, 60)
+POPULATION = 12
+N_RESAMPLES = 2000
+MOST_REPEATS = 40
+
+
+@dataclasses.dataclass
+class Table:
+    """A table as samplers see it.
+
+    Attributes:
+        sizes: values per gene.
+        objectives: genome -> (divergence, latency ratio), for what could be evaluated.
+        violations: genome -> how far the drop exceeds the limit.
+        rows: of the table by genome in lexicographic order, -1 for those that it lacks.
+        genomes: by row.
+        seeds: what all begin with.
+        reference: point that hypervolume is up to.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    objectives: dict[Genome, tuple[float, float]]
+    violations: dict[Genome, float]
+    rows: np.ndarray
+    genomes: list[Genome]
+    seeds: list[Genome]
+    reference: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path, max_drop: float) -> Table:
+        """Read a table."""
+        with np.load(path) as content:
+            digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+            genomes = [tuple(digits.index(digit) for digit in code) for code in content["codes"]]
+            default = tuple(digits.index(digit) for digit in str(content["default"]))
+            is_known = content["kernels"] >= 0
+            divergences = content["divergences"].astype(np.float64).mean(axis=1)
+            ratios = content["ratios"][content["kernels"]]
+            drops = content["reference"][0].mean() - content["scores"].astype(np.float64).mean(axis=1)
+            sizes = tuple(int(size) for size in content["sizes"])
+            canonical = content["canonical"]
+        rows = [index for index, known in enumerate(is_known) if known]
+        objectives = {genomes[i]: (float(divergences[i]), float(ratios[i])) for i in rows}
+        violations = {genomes[i]: max(0.0, float(drops[i]) - max_drop) / max(max_drop, 1e-9) for i in rows}
+        reference = np.array([objectives[default][0], 1.0])
+        return cls(path.stem, sizes, objectives, violations, canonical, genomes, [default], reference)
+
+    def canonical(self, genome: Genome) -> Genome:
+        """Return the genome that stands for the same strategy; in a table with gaps, for one that is near it."""
+        row = int(self.rows[int(np.ravel_multi_index(genome, self.sizes))])
+        if row >= 0 and self.genomes[row] in self.objectives:
+            return self.genomes[row]
+        others = np.array(list(self.objectives))
+        return tuple(int(value) for value in others[int((others != np.array(genome)).sum(axis=1).argmin())])
+
+    def hypervolume(self, genomes: list[Genome]) -> float:
+        """Return the hypervolume of the feasible ones."""
+        points = np.array([self.objectives[g] for g in genomes if self.violations[g] == 0]).reshape(-1, 2)
+        return pareto.hypervolume(points, self.reference)
+
+
+def ours(table: Table, seed: int) -> Iterator[Genome]:
+    """Yield what ovquant's operators propose."""
+    tried: list[Genome] = []
+    pool: list[Genome] = []
+    generation = 0
+
+    def keys(members: list[Genome]) -> list[tuple[float, float]]:
+        values = np.array([table.objectives[g] for g in members])
+        return pareto.sort_keys(values, np.array([table.violations[g] for g in members]))
+
+    while True:
+        members: list[Genome] = []
+        for place in range(POPULATION):
+            rng = np.random.default_rng([seed, generation, place])
+            breeding = Breeding(sizes=table.sizes, canonical=table.canonical, known=set(tried))
+            child = seed_member(table.seeds, breeding, rng) if generation == 0 else breed(pool, keys(pool), breeding, rng)
+            if child is None:
+                return
+            tried.append(child.genome)
+            members.append(child.genome)
+            yield child.genome
+        candidates = list(dict.fromkeys([*pool, *members]))
+        ranked = sorted(zip(keys(candidates), range(len(candidates)), strict=True))
+        pool = [candidates[index] for _, index in ranked[:POPULATION]]
+        generation += 1
+
+
+def random(table: Table, seed: int) -> Iterator[Genome]:
+    """Yield genomes drawn evenly."""
+    rng = np.random.default_rng(seed)
+    yield from table.seeds
+    every = list(table.objectives)
+    while True:
+        yield every[int(rng.integers(len(every)))]
+
+
+def optuna_sampler(make: Callable[[int], BaseSampler]) -> Callable[[Table, int], Iterator[Genome]]:
+    """Return a sampler of Optuna's as one of ours."""
+
+    def propose(table: Table, seed: int) -> Iterator[Genome]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(directions=["minimize", "minimize"], sampler=make(seed))
+        for genome in table.seeds:
+            study.enqueue_trial({f"g{index}": value for index, value in enumerate(genome)})
+        while True:
+            trial = study.ask()
+            genome = tuple(trial.suggest_categorical(f"g{index}", list(range(size))) for index, size in enumerate(table.sizes))
+            genome = table.canonical(genome)
+            trial.set_user_attr("violation", table.violations[genome])
+            yield genome
+            study.tell(trial, table.objectives[genome])
+
+    return propose
+
+
+def _constraints(trial: optuna.trial.FrozenTrial) -> list[float]:
+    return [trial.user_attrs["violation"]]
+
+
+def coordinate_descent(table: Table, seed: int) -> Iterator[Genome]:
+    """Yield what NNCF's tuner does: one gene after the other, all its values, the best one is kept."""
+    rng = np.random.default_rng(seed)
+    best = table.seeds[0]
+
+    def worth(genome: Genome) -> tuple[float, float]:
+        return table.violations[genome], float(np.prod(table.objectives[genome]))
+
+    while True:
+        for gene in rng.permutation(len(table.sizes)):
+            for value in range(table.sizes[gene]):
+                genome = table.canonical((*best[:gene], value, *best[gene + 1 :]))
+                yield genome
+                best = min(best, genome, key=worth)
+
+
+SAMPLERS: dict[str, Callable[[Table, int], Iterator[Genome]]] = {
+    "ovquant": ours,
+    "random": random,
+    "NSGA-II": optuna_sampler(lambda seed: NSGAIISampler(population_size=POPULATION, seed=seed, constraints_func=_constraints)),
+    "TPE": optuna_sampler(lambda seed: TPESampler(seed=seed, constraints_func=_constraints)),
+    "coordinate descent": coordinate_descent,
+}
+
+
+def curve(table: Table, proposals: Iterator[Genome], n_evaluations: int, *, has_repeats: bool) -> list[float]:
+    """Return the hypervolume after each evaluation, as a share of the whole table's."""
+    whole = table.hypervolume(list(table.objectives))
+    tried: list[Genome] = []
+    shares: list[float] = []
+    n_repeats = 0
+    for genome in proposals:
+        is_new = genome not in tried
+        n_repeats = 0 if is_new else n_repeats + 1
+        if is_new:
+            tried.append(genome)
+        if is_new or has_repeats:
+            shares.append(table.hypervolume(tried) / whole)
+        if len(shares) >= n_evaluations or n_repeats > MOST_REPEATS * len(table.sizes):
+            break
+    return shares + [shares[-1]] * (n_evaluations - len(shares))
+
+
+def main() -> None:
+    """Replay and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", type=Path, nargs="+")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    curves: dict[str, dict[str, np.ndarray]] = {}
+    for path in arguments.tables:
+        table = Table.of(path, arguments.max_drop)
+        n_front = len(pareto.front(np.array(list(table.objectives.values())), np.array(list(table.violations.values()))))
+        print(
+            f"{table.name}: {len(table.objectives)} strategies, {sum(v == 0 for v in table.violations.values())} feasible, "
+            f"{len({ratio for _, ratio in table.objectives.values()})} kernels, {n_front} on the front"
+        )
+        curves[table.name] = {}
+        for has_repeats in (False, True):
+            for name, sampler in SAMPLERS.items():
+                label = f"{name}+repeats" if has_repeats else name
+                runs = [curve(table, sampler(table, s), max(LOOKS), has_repeats=has_repeats) for s in range(arguments.seeds)]
+                curves[table.name][label] = np.array(runs)
+        report(curves[table.name])
+    if arguments.plot is not None:
+        plot(curves, arguments.plot)
+
+
+def report(curves: dict[str, np.ndarray]) -> None:
+    """Print medians and differences."""
+    rng = np.random.default_rng(0)
+    mine = curves["ovquant"]
+    print(f"{'':28s}" + "".join(f"{f'after {look}':>12s}{'ours less it [95 %]':>26s}" for look in LOOKS))
+    for name, runs in curves.items():
+        cells = ""
+        for look in LOOKS:
+            difference = mine[:, look - 1] - runs[:, look - 1]
+            picks = rng.integers(len(difference), size=(N_RESAMPLES, len(difference)))
+            low, high = np.percentile(difference[picks].mean(axis=1), [2.5, 97.5])
+            told = "" if name == "ovquant" else f"{difference.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            cells += f"{np.median(runs[:, look - 1]):12.1%}{told:>26s}"
+        print(f"{name:28s}{cells}")
+
+
+def plot(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """Write median hypervolume against evaluations."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=len(curves), cols=1, subplot_titles=list(curves))
+    for row, (_, by_sampler) in enumerate(curves.items(), start=1):
+        for name, runs in by_sampler.items():
+            line = go.Scatter(x=list(range(1, runs.shape[1] + 1)), y=np.median(runs, axis=0), name=name)
+            figure.add_trace(line, row=row, col=1)
+    figure.write_html(path)
+
+
+if __name__ == "__main__":
+    main()
