@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -66,28 +67,12 @@ class ScopeSelector(FileModel):
     @field_validator("patterns")
     @classmethod
     def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        faults = []
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                faults.append(f"{pattern!r} is no regular expression: {error}")
-        if faults:
-            raise ValueError("\n".join(faults))
-        return patterns
+        return _checked(patterns, re.compile, "{!r} is no regular expression: {}")
 
     @field_validator("places")
     @classmethod
     def _check_places(cls, places: tuple[str, ...]) -> tuple[str, ...]:
-        faults = []
-        for place in places:
-            try:
-                Place.of(place)
-            except ValueError as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("\n".join(faults))
-        return places
+        return _checked(places, Place.of, "{1}")
 
     @property
     def is_empty(self) -> bool:
@@ -114,6 +99,19 @@ class ScopeSelector(FileModel):
             roles=tuple(sorted(set(self.roles))),
             places=tuple(sorted(set(self.places))),
         )
+
+
+def _checked(entries: tuple[str, ...], read: Callable[[str], object], message: str) -> tuple[str, ...]:
+    """Return the entries; all that cannot be read are told at once."""
+    faults = []
+    for entry in entries:
+        try:
+            read(entry)
+        except (ValueError, re.error) as error:
+            faults.append(message.format(entry, error))
+    if faults:
+        raise ValueError("\n".join(faults))
+    return entries
 
 
 NO_SCOPE = ScopeSelector()

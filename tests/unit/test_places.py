@@ -5,6 +5,7 @@ import random
 
 import pytest
 import small
+from fakes.operations import ops
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,17 +13,6 @@ from ovquant import runtime
 from ovquant.operations import Operation
 from ovquant.places import Places
 from ovquant.selectors import Place
-
-
-def ops(text: str) -> tuple[Operation, ...]:
-    """Read lines like ``name = Type(input, input)``."""
-    found = []
-    for line in filter(str.strip, text.strip().splitlines()):
-        name, call = line.strip().split(" = ")
-        kind, arguments = call.rstrip(")").split("(")
-        found.append(Operation(name=name, type=kind, inputs=tuple(part for part in arguments.split(", ") if part)))
-    return tuple(found)
-
 
 RESIDUAL = ops("""
     image = Parameter()

@@ -6,22 +6,13 @@ import numpy as np
 import openvino as ov
 import pytest
 import small
+from fakes.operations import ops
 from openvino import opset13 as opset
 
 from ovquant import runtime
 from ovquant.operations import Operation
 from ovquant.scopes import matching, misses, resolve
 from ovquant.selectors import ScopeRole, ScopeSelector
-
-
-def ops(text: str) -> tuple[Operation, ...]:
-    """Read lines like ``name = Type(input, input)``."""
-    found = []
-    for line in text.strip().splitlines():
-        name, call = line.strip().split(" = ")
-        kind, arguments = call.rstrip(")").split("(")
-        found.append(Operation(name=name, type=kind, inputs=tuple(part for part in arguments.split(", ") if part)))
-    return tuple(found)
 
 
 def selected(role: ScopeRole, operations: tuple[Operation, ...]) -> set[str]:
