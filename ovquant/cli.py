@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from ovquant.errors import InterruptedSearchError, OvquantError, first_line
 
 if TYPE_CHECKING:
     from ovquant.console import Console
+    from ovquant.job import Job
 
 app = typer.Typer(
     name="ovquant",
@@ -135,13 +136,9 @@ def search(
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import commands
-        from ovquant.job import load_job
 
         options["metrics"] = [{"name": name} for name in metric] if metric else None
-        is_job = model.endswith((".yaml", ".yml"))
-        if not is_job:
-            options["model"] = model
-        return commands.search(load_job(Path(model) if is_job else None, options, max_drop or ()), console)
+        return commands.search(_job(model, options, max_drop or ()), console)
 
     _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
 
@@ -225,7 +222,6 @@ def inspect(
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import overview
-        from ovquant.job import load_job
 
         options: dict[str, Any] = {
             "data": _data_options(
@@ -234,10 +230,7 @@ def inspect(
             "target": target,
             "device": device,
         }
-        is_job = model.endswith((".yaml", ".yml"))
-        if not is_job:
-            options["model"] = model
-        return overview.inspect(load_job(Path(model) if is_job else None, options), output, console)
+        return overview.inspect(_job(model, options), output, console)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 
@@ -334,6 +327,15 @@ def _fail(error: OvquantError, is_json: bool, is_debug: bool = False) -> None:
     if is_json:
         typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
     raise typer.Exit(error.exit_code)
+
+
+def _job(model: str, options: dict[str, Any], max_drop: Sequence[str] = ()) -> Job:
+    """Return the job in a YAML file, or that of a model; options win."""
+    from ovquant.job import load_job
+
+    if model.endswith((".yaml", ".yml")):
+        return load_job(Path(model), options, max_drop)
+    return load_job(None, {**options, "model": model}, max_drop)
 
 
 def _data_options(

@@ -16,11 +16,12 @@ from ovquant.audit import Audit, Kernel, audits
 from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
+from ovquant.quantizers import DisjointSets
 from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
 from ovquant.space import nncf_default
 from ovquant.switches import switched
 
-_LEAST_SHARE = 0.01  # of the time, that a layer is slowed down by to be told
+WORTH_TELLING = 0.01  # share of the time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class Inspection:
             spread_us = sum(k.spread_us for k in (*floats, *quantized))
             names = dict.fromkeys(origin for kernel in quantized for origin in kernel.origins)
             layers = tuple(place_by_name[name] for name in names if name in place_by_name)
-            if layers and floats and slower_us > max(spread_us, _LEAST_SHARE * self.quantized.total_us):
+            if layers and floats and slower_us > max(spread_us, WORTH_TELLING * self.quantized.total_us):
                 found.append((layers, slower_us))
         return sorted(found, key=lambda pair: -pair[1])
 
@@ -72,21 +73,16 @@ class Inspection:
 
 def _same_operations(floats: Audit, quantized: Audit) -> Iterator[tuple[list[Kernel], list[Kernel]]]:
     """Yield the kernels of both models that belong together: those of an operation, and of all that is run with it."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
     sides = [[kernel for kernel in audit.kernels if kernel.origins and not kernel.is_conversion] for audit in (floats, quantized)]
-    for kernel in (*sides[0], *sides[1]):
-        for origin in kernel.origins[1:]:
-            leader[find(origin)] = find(kernel.origins[0])
-    groups: dict[str, tuple[list[Kernel], list[Kernel]]] = {}
-    for side, kernels in enumerate(sides):
-        for kernel in kernels:
-            groups.setdefault(find(kernel.origins[0]), ([], []))[side].append(kernel)
+    kernels = [*sides[0], *sides[1]]
+    sets = DisjointSets(len(kernels))
+    first: dict[str, int] = {}
+    for index, kernel in enumerate(kernels):
+        for origin in kernel.origins:
+            sets.join(index, first.setdefault(origin, index))
+    groups: dict[int, tuple[list[Kernel], list[Kernel]]] = {}
+    for index, kernel in enumerate(kernels):
+        groups.setdefault(sets.find(index), ([], []))[index >= len(sides[0])].append(kernel)
     yield from groups.values()
 
 

@@ -1,13 +1,9 @@
-"""The operations of a model as plain data, in topological order, and digests of graphs of any kind."""
+"""The operations of a model as plain data, in topological order."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
-
-Port: TypeAlias = tuple[int, int]  # index of a node in its graph, index of its output
+from collections.abc import Sequence
 
 QUANTIZABLE_TYPES = frozenset(
     {
@@ -70,28 +66,3 @@ def _fed(operations: Sequence[Operation], stops: frozenset[str]) -> list[Operati
         if operation.type in {"Parameter", "ReadValue"} or (is_fed and operation.is_selectable):
             found[operation.name] = operation
     return list(found.values())
-
-
-def both_ways(contents: Iterable[str], sources: Sequence[Sequence[Port]]) -> list[bytes]:
-    """Return a digest for each node of itself, all that it depends on and all that depends on it.
-
-    Equal graphs have equal collections of digests, in whatever order their nodes come. The way back from the consumers
-    makes it count which of two equal nodes feeds what. The time is linear in the nodes and connections.
-
-    Args:
-        contents: what counts about each node itself, in topological order.
-        sources: where the inputs of each come from.
-    """
-    behind: list[bytes] = []
-    for content, ports in zip(contents, sources, strict=True):
-        digest = hashlib.sha256(hashlib.sha256(content.encode()).digest())
-        for index, output in ports:
-            digest.update(b"%b%d;" % (behind[index], output))
-        behind.append(digest.digest())
-    consumers: list[list[bytes]] = [[] for _ in behind]
-    both = [b""] * len(behind)
-    for index in range(len(behind) - 1, -1, -1):
-        both[index] = hashlib.sha256(behind[index] + b"".join(sorted(consumers[index]))).digest()
-        for port, (source, output) in enumerate(sources[index]):
-            consumers[source].append(b"%b%d>%d;" % (both[index], output, port))
-    return both

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from ovquant import export, inspection
 from ovquant.audit import Audit, Kernel
 from ovquant.console import Console
 from ovquant.errors import OutputError
-from ovquant.inspection import Inspection
+from ovquant.inspection import WORTH_TELLING, Inspection
 from ovquant.job import Job
 from ovquant.records import Interval
 from ovquant.sensitivity import Ranking, Sensitivity
@@ -19,7 +20,6 @@ from ovquant.session import open_workbench
 
 _SHOWN = 20
 _SHOWN_GROUPS = 8
-_WORTH_TELLING = 0.01  # share of the time
 _COLUMNS = ("layer", "type", "saves [95 %]", "float us", "INT8 us", "INT8 takes", "name")
 
 
@@ -45,10 +45,12 @@ def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
         "notes": list(device.notes),
         "float_precision": precision,
         "n_items": found.ranking.n_items,
-        "all_quantized": _interval(found.ranking.all_quantized),
+        "all_quantized": dataclasses.asdict(found.ranking.all_quantized),
         "promising": list(found.promising()),
         "layers": [_layer(one, found) for one in found.ranking.layers],
-        "groups": [{"place": one.place, "saved": _interval(one.saved), "names": list(one.names)} for one in found.ranking.groups],
+        "groups": [
+            {"place": one.place, "saved": dataclasses.asdict(one.saved), "names": list(one.names)} for one in found.ranking.groups
+        ],
         "float": _audit(found.floats),
         "int8": _audit(found.quantized),
     }
@@ -111,7 +113,7 @@ def _islands(audit: Audit) -> Sequence[Kernel]:
     found = [
         kernel
         for kernel in audit.kernels
-        if kernel.is_float and not kernel.is_conversion and kernel.time_us > _WORTH_TELLING * audit.total_us
+        if kernel.is_float and not kernel.is_conversion and kernel.time_us > WORTH_TELLING * audit.total_us
     ]
     return sorted(found, key=lambda kernel: -kernel.time_us)[:_SHOWN_GROUPS]
 
@@ -123,7 +125,7 @@ def _layer(one: Sensitivity, found: Inspection) -> dict[str, Any]:
         "place": one.place,
         "name": name,
         "type": one.type,
-        "saved": _interval(one.saved),
+        "saved": dataclasses.asdict(one.saved),
         "float_us": None if was is None else round(was.time_us, 1),
         "int8_us": None if now is None else round(now.time_us, 1),
         "runs_in": None if now is None else now.precision,
@@ -144,10 +146,6 @@ def _audit(audit: Audit | None) -> dict[str, Any] | None:
             for kernel in audit.kernels
         ],
     }  # fmt: skip
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _saved(interval: Interval) -> str:

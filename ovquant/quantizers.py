@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ovquant.operations import Port
 
 WEIGHTED_TYPES = frozenset(
     {
@@ -67,6 +65,8 @@ _SAME_ZERO_POINT = 1e-3  # steps; rounding of float32 gives 1e-5
 _OTHER_ZERO_POINT = 0.75  # steps; zero points are rounded, and this one not to 0 or to the middle
 _LARGEST_ZERO_POINT = 0.75  # of all levels, where channels have the same
 _FROM_HALF = 0.02  # steps, for what is rounded
+
+Port: TypeAlias = tuple[int, int]  # index of a node in its graph, index of its output
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,10 +193,11 @@ def _range_class(low: NDArray[np.float64], high: NDArray[np.float64], levels: in
     return sorted(found | set(unclear))
 
 
-class _Sets:
-    """Disjoint sets of node indices; each starts in a set of its own."""
+class DisjointSets:
+    """Disjoint sets of indices, such as those of nodes."""
 
     def __init__(self, n_nodes: int) -> None:
+        """Begin with a set of its own for each."""
         self._leader = list(range(n_nodes))
 
     def find(self, index: int) -> int:
@@ -237,9 +238,9 @@ def _doubtful(graph: Graph, found: Mapping[int, _Quantizer]) -> set[int]:
     return doubtful
 
 
-def _regions(graph: Graph, found: Mapping[int, _Quantizer]) -> _Sets:
+def _regions(graph: Graph, found: Mapping[int, _Quantizer]) -> DisjointSets:
     """Return sets of operations between whose results nothing is quantized or weighted."""
-    regions = _Sets(len(graph.kinds))
+    regions = DisjointSets(len(graph.kinds))
     for index, kind in enumerate(graph.kinds):
         if kind not in WEIGHTED_TYPES and index not in found:
             for source, _ in graph.sources[index]:
@@ -268,7 +269,7 @@ def _union_classes(graph: Graph, found: Mapping[int, _Quantizer]) -> dict[int, A
     fused, so that the runtime graph does not show it. NNCF makes ranges equal where a Concat follows, but not all of them
     where a Concat follows a Concat. Those with equal ranges are left out.
     """
-    groups = _Sets(len(graph.kinds))
+    groups = DisjointSets(len(graph.kinds))
     carried = _carried(graph, found)
     for index in carried.keys() - found.keys():
         for source, _ in graph.sources[index]:

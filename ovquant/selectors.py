@@ -77,7 +77,7 @@ class ScopeSelector(FileModel):
     @property
     def is_empty(self) -> bool:
         """True if it selects nothing in any model."""
-        return not (self.types or self.patterns or self.names or self.roles or self.places)
+        return not self.entries
 
     @property
     def entries(self) -> frozenset[tuple[str, str]]:
@@ -92,13 +92,7 @@ class ScopeSelector(FileModel):
 
     def canonical(self) -> ScopeSelector:
         """Return the same selector with sorted lists that hold nothing twice."""
-        return ScopeSelector(
-            types=tuple(sorted(set(self.types))),
-            patterns=tuple(sorted(set(self.patterns))),
-            names=tuple(sorted(set(self.names))),
-            roles=tuple(sorted(set(self.roles))),
-            places=tuple(sorted(set(self.places))),
-        )
+        return ScopeSelector(**{field: tuple(sorted(set(getattr(self, field)))) for field in type(self).model_fields})
 
 
 def _checked(entries: tuple[str, ...], read: Callable[[str], object], message: str) -> tuple[str, ...]:

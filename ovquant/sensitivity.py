@@ -106,15 +106,15 @@ def rank(
         ModelError: outputs are not finite, or inference fails.
     """
     types = {operation.name: operation.type for operation in operations}
-    placed = [(places(tuple(operations)).place_of(name), name) for name in switched.layers]
-    single = {place: (name,) for place, name in placed if place is not None}
+    found = places(tuple(operations))
+    single = {place: (name,) for name in switched.layers if (place := found.place_of(name)) is not None}
     groups = _groups(switched.layers, operations)
     n_items = _n_items(switched, compiled, samples, kinds, len(single) + len(groups) + 2, clock)
     runs = _Runs(switched, compiled, samples[:n_items], kinds)
     whole = runs.divergences()
 
     def ranked(members: Mapping[str, tuple[str, ...]], *, is_group: bool) -> tuple[Sensitivity, ...]:
-        found = [
+        each = [
             Sensitivity(
                 place=place,
                 names=names,
@@ -123,7 +123,7 @@ def rank(
             )
             for place, names in members.items()
         ]
-        return tuple(sorted(found, key=lambda one: -one.saved.value))
+        return tuple(sorted(each, key=lambda one: -one.saved.value))
 
     return Ranking(
         n_items=len(whole),

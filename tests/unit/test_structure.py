@@ -17,6 +17,8 @@ import numpy as np
 import openvino as ov
 import pytest
 import small
+from hypothesis import given
+from hypothesis import strategies as st
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 from openvino import opset13 as ops
 
@@ -432,6 +434,42 @@ def test_dynamic_shapes_count_as_they_are_run(tmp_path: Path):
     one, three = ({"left": (n, 8), "right": (n, 4)} for n in (1, 3))
     assert secret_key(model, input_shapes=one) == secret_key(model, input_shapes=one)
     assert secret_key(model, input_shapes=one) != secret_key(model, input_shapes=three)
+
+
+# Graphs
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[list[str], list[tuple[tuple[int, int], ...]], list[int]]:
+    """Return contents and sources of nodes, and another order of them that is topological too."""
+    n_nodes = draw(st.integers(1, 8))
+    contents = draw(st.lists(st.sampled_from("ab"), min_size=n_nodes, max_size=n_nodes))
+    sources = [
+        tuple(draw(st.lists(st.tuples(st.integers(0, index - 1), st.integers(0, 1)), max_size=3))) if index else ()
+        for index in range(n_nodes)
+    ]
+    order: list[int] = []
+    while len(order) < n_nodes:
+        ready = [i for i in range(n_nodes) if i not in order and all(source in order for source, _ in sources[i])]
+        order.append(draw(st.sampled_from(ready)))
+    return contents, sources, order
+
+
+@given(graphs())
+def test_digests_do_not_depend_on_the_order_of_nodes(case):
+    contents, sources, order = case
+    moved = [tuple((order.index(source), output) for source, output in sources[index]) for index in order]
+    expected = structure._digests(contents, sources)
+    assert structure._digests([contents[index] for index in order], moved) == [expected[index] for index in order]
+
+
+def test_digests_tell_which_of_two_equal_nodes_feeds_what():
+    contents = ["a", "a", "b", "b", "c", "c"]
+    both_ways = structure._digests(contents, [(), (), ((0, 0),), ((1, 0),), ((0, 0),), ((1, 0),)])
+    one_way = structure._digests(contents, [(), (), ((0, 0),), ((0, 0),), ((1, 0),), ((1, 0),)])
+    swapped = structure._digests(["a", "b", "c"], [(), (), ((1, 0), (0, 0))])
+    assert sorted(both_ways) != sorted(one_way)
+    assert sorted(structure._digests(["a", "b", "c"], [(), (), ((0, 0), (1, 0))])) != sorted(swapped)
 
 
 def test_takes_milliseconds():
