@@ -24,6 +24,7 @@ from ovquant.latency import SystemClock, measure, summarize
 from ovquant.metrics import divergence, intervals
 from ovquant.metrics.scores import SklearnScorer, TopK, build_metric
 from ovquant.protocols import Metric
+from ovquant.quantization import plain
 from ovquant.racing import Constraint
 from ovquant.records import (
     Comparison,
@@ -144,6 +145,7 @@ class Workbench:
             own_precision=self.own_precision,
             device_precisions=runtime.device_precisions(self.spec.device) | {self.own_precision},
             may_saturate=may_saturate(self.spec.device),
+            can_align_channels=plain.can_align_channels(),
         )
 
     def output_kinds(self) -> dict[str, OutputKind]:

@@ -189,6 +189,23 @@ def breed(
     return _left_over(breeding, rng)
 
 
+def litter(
+    parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]], breeding: Breeding, rng: np.random.Generator, n_children: int
+) -> list[Child]:
+    """Return different children, see `breed`: as many as asked for, or those that as many attempts gave.
+
+    Returns:
+        An empty list if the space holds nothing that was not tried.
+    """
+    found: dict[Genome, Child] = {}
+    for _ in range(n_children):
+        child = breed(parents, ranks, breeding, rng)
+        if child is None:
+            break
+        found.setdefault(child.genome, child)
+    return list(found.values())
+
+
 def _other_parent(parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]], first: int, rng: np.random.Generator) -> int:
     for _ in range(8):
         second = tournament(ranks, rng)

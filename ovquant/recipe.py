@@ -11,7 +11,17 @@ from ovquant.configfile import FileModel
 from ovquant.datasets.readers import Part
 from ovquant.job import DataSpec, Preprocessing
 from ovquant.selectors import ScopeSelector
-from ovquant.strategy import InferencePrecision, ModelType, NncfTargetDevice, OverflowFix, Preset, RangeEstimator, Strategy
+from ovquant.strategy import (
+    InferencePrecision,
+    ModelType,
+    NncfTargetDevice,
+    OverflowFix,
+    Preset,
+    PropagationRule,
+    RangeEstimator,
+    Strategy,
+    WeightsRangeEstimator,
+)
 from ovquant.targets import Target
 
 
@@ -26,6 +36,10 @@ class StrategySpec(FileModel):
     ignored_scope: ScopeSelector = ScopeSelector()
     overflow_fix: OverflowFix | None = None
     activations_range_estimator: RangeEstimator | None = None
+    weights_range_estimator: WeightsRangeEstimator | None = None
+    activations_per_channel: Literal[False] | None = None
+    disable_channel_alignment: bool = True
+    quantizer_propagation_rule: PropagationRule | None = None
     smooth_quant_alpha_matmul: Annotated[float, Field(ge=-1, le=1)]
     smooth_quant_alpha_convolution: Annotated[float, Field(ge=-1, le=1)]
     inference_precision: InferencePrecision

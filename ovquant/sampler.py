@@ -12,16 +12,18 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ovquant import pareto
-from ovquant.genetic import Breeding, Child, breed, seed_member
+from ovquant.genetic import Breeding, Child, litter, seed_member
 from ovquant.space import Genome, SearchSpace
+from ovquant.surrogate import most_promising
 
 # User attributes of a trial: what was proposed, and what came of it.
 PROPOSAL = "proposal"
 RESULT = "result"
+_N_CHILDREN = 64  # bred for each place in a generation, of which the most promising one is evaluated
 
 
 class GeneticSampler(BaseGASampler):
-    """NSGA-II on canonical genomes that never proposes a strategy twice.
+    """NSGA-II on canonical genomes that never proposes a strategy twice, and breeds many children to evaluate the best guess.
 
     All chance comes from (seed, generation, place in the generation), so that proposals depend on the seed and on what was
     measured, and on nothing else.
@@ -86,12 +88,23 @@ class GeneticSampler(BaseGASampler):
         else:
             # Sorted, since Optuna returns a stored pool in another order than a new one.
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
-            child = breed([self._genome_of(t) for t in pool], self._sort_keys(pool), breeding, rng)
+            children = litter([self._genome_of(t) for t in pool], self._sort_keys(pool), breeding, rng, _N_CHILDREN)
+            child = self._chosen(children, settled, rng)
             parents = [pool[position].number for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")
         self.last_child, self.last_parents, self.last_generation = child, parents, generation
         return dict(self._space.labels(child.genome))
+
+    def _chosen(self, children: Sequence[Child], settled: Sequence[FrozenTrial], rng: np.random.Generator) -> Child | None:
+        """Return the child that is most likely to add something, None if there is none."""
+        measured = [t for t in settled if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
+        if not children:
+            return None
+        objectives, violations = self._measured(measured)
+        tried = [self._genome_of(t) for t in measured]
+        genomes = [child.genome for child in children]
+        return children[most_promising(genomes, tried, objectives, violations, self._space.sizes, rng)]
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """Return the best of the last generation and of its own mating pool (elitism of NSGA-II)."""
@@ -106,9 +119,12 @@ class GeneticSampler(BaseGASampler):
         return self._space.genome_from_code(trial.user_attrs[PROPOSAL]["code"])
 
     def _sort_keys(self, trials: Sequence[FrozenTrial]) -> list[tuple[float, ...]]:
+        return list(pareto.sort_keys(*self._measured(trials)))
+
+    def _measured(self, trials: Sequence[FrozenTrial]) -> tuple[pareto.Array, pareto.Array]:
+        """Return objectives and violations."""
         objectives = np.array([self._minimized(t.values) for t in trials], dtype=np.float64)
-        violations = np.array([t.user_attrs[RESULT]["violation"] for t in trials], dtype=np.float64)
-        return list(pareto.sort_keys(objectives, violations))
+        return objectives, np.array([t.user_attrs[RESULT]["violation"] for t in trials], dtype=np.float64)
 
 
 def generation_of(trial: FrozenTrial) -> int | None:

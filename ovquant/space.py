@@ -54,6 +54,7 @@ class ModelFacts:
         own_precision: the float precision that the profile's compile properties give on the device.
         device_precisions: the float precisions that the device offers.
         may_saturate: the device's 8-bit sums may saturate, which overflow fix is for.
+        can_align_channels: NNCF's channel alignment works in the version at hand.
         layers: places of the layers that may be better off in float, the most promising first.
     """
 
@@ -62,6 +63,7 @@ class ModelFacts:
     own_precision: InferencePrecision
     device_precisions: frozenset[str]
     may_saturate: bool = True
+    can_align_channels: bool = True
     layers: tuple[str, ...] = ()
 
 
@@ -269,7 +271,11 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
     for name in ("preset", "model_type", "fast_bias_correction", "disable_bias_correction"):
         columns.append((name, name, _labelled(getattr(genes, name))))
     columns.append(("overflow_fix", "overflow_fix", _overflow_fixes(genes, facts, notes)))
-    columns.append(("activations_range_estimator",) * 2 + (_labelled(genes.activations_range_estimator),))
+    for name in ("activations_range_estimator", "weights_range_estimator", "quantizer_propagation_rule"):
+        columns.append((name, name, _labelled(getattr(genes, name))))
+    columns.append(("activations_per_channel", "activations_per_channel", _per_channel(genes, facts, notes)))
+    columns.append(("disable_channel_alignment", "disable_channel_alignment", _alignments(genes, facts, notes)))
+    columns.append(("target_device", "target_device", _target_devices(genes, notes)))
     columns.append(("subset_size", "subset_size", _subset_sizes(genes, facts.n_calibration, notes)))
     choices = _scopes(genes, facts.operations, notes)
     columns.append((_SCOPE, _SCOPE, choices))
@@ -368,6 +374,36 @@ def _overflow_fixes(genes: Genes, facts: ModelFacts, notes: list[str]) -> list[t
         notes.append("overflow_fix enable dropped: sums of 8-bit products do not saturate on this device")
         return _labelled(kept)
     return _labelled(values)
+
+
+def _per_channel(genes: Genes, facts: ModelFacts, notes: list[str]) -> list[tuple[str, Any]]:
+    values = genes.activations_per_channel or ()
+    if not values or any(operation.type == "GroupConvolution" for operation in facts.operations):
+        return _labelled(values)
+    notes.append("activations_per_channel dropped: the model has no depthwise convolution, and NNCF allows it for no other")
+    return []
+
+
+def _alignments(genes: Genes, facts: ModelFacts, notes: list[str]) -> list[tuple[str, Any]]:
+    values = genes.disable_channel_alignment or ()
+    reason = None
+    if not facts.can_align_channels:
+        reason = "channel alignment fails in this version of NNCF"
+    elif sum(operation.type in {"Convolution", "GroupConvolution"} for operation in facts.operations) < 2:
+        reason = "the model has no two convolutions whose channels could be aligned"
+    if False not in values or reason is None:
+        return _labelled(values)
+    notes.append(f"disable_channel_alignment false dropped: {reason}")
+    return _labelled([value for value in values if value])
+
+
+def _target_devices(genes: Genes, notes: list[str]) -> list[tuple[str, Any]]:
+    kept: dict[bool, str] = {}
+    for value in genes.target_device or ():
+        other = kept.setdefault(value == "CPU_SPR", value)
+        if other != value:
+            notes.append(f"target_device {value} dropped: NNCF quantizes to 8 bits for it as for {other}")
+    return _labelled(list(kept.values()))
 
 
 def _alphas(genes: Genes, part: str, types: set[str], operations: Sequence[Operation], notes: list[str]) -> list[tuple[str, Any]]:

@@ -15,15 +15,29 @@ OverflowFix: TypeAlias = Literal["enable", "first_layer_only", "disable"]
 RangeEstimator: TypeAlias = Literal[
     "MINMAX", "MEAN_MINMAX", "MEDIAN_MINMAX", "MEAN_NO_OUTLIERS_MINMAX", "MEAN_QUANTILE", "HISTOGRAM"
 ]
+# Weights are one sample: what averages over samples gives the same for them as MINMAX, NNCF's default.
+WeightsRangeEstimator: TypeAlias = Literal["MINMAX", "MEAN_QUANTILE"]
+PropagationRule: TypeAlias = Literal[
+    "DO_NOT_MERGE_BRANCHES", "MERGE_IF_ALL_BRANCHES_SAME", "MERGE_WITH_POTENTIAL_REQUANTIZATION", "MERGE_ALL_IN_ONE"
+]
 InferencePrecision: TypeAlias = Literal["f32", "bf16", "f16"]
 NncfTargetDevice: TypeAlias = Literal["ANY", "CPU", "GPU", "NPU", "CPU_SPR"]
 
 # Defaults of `nncf.quantize`, NNCF 3.4 (nncf.quantization.advanced_parameters, algorithms.min_max).
 DEFAULT_SUBSET_SIZE = 300
 DEFAULT_OVERFLOW_FIX: OverflowFix = "first_layer_only"
+DEFAULT_WEIGHTS_RANGE_ESTIMATOR: WeightsRangeEstimator = "MINMAX"
+DEFAULT_PROPAGATION_RULE: PropagationRule = "MERGE_ALL_IN_ONE"
 DEFAULT_ALPHA_MATMUL = 0.95
 DEFAULT_ALPHA_CONVOLUTION = -1.0
-_DESCRIBED_APART = frozenset({"model_type", "inference_precision", "target_device"})
+# Attributes that came after the first digests, with the value at which they are left out, so that digests stay the same.
+_LATER = {
+    "weights_range_estimator": DEFAULT_WEIGHTS_RANGE_ESTIMATOR,
+    "activations_per_channel": None,
+    "disable_channel_alignment": True,
+    "quantizer_propagation_rule": DEFAULT_PROPAGATION_RULE,
+}
+_DESCRIBED_APART = frozenset({"model_type", "inference_precision"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,12 @@ class Strategy:
         overflow_fix: None is NNCF's default.
         activations_range_estimator: name in ``nncf.quantization.range_estimator.RangeEstimatorParametersSet``;
             None is NNCF's default.
+        weights_range_estimator: likewise, for weights.
+        activations_per_channel: None lets NNCF quantize inputs of depthwise convolutions per channel, which it allows for no
+            other; False has it quantize all activations per tensor.
+        disable_channel_alignment: False balances the channels of convolutions that follow each other.
+        quantizer_propagation_rule: how quantizers of branches are merged, a name in
+            ``nncf.quantization.advanced_parameters.QuantizerPropagationRule``; None is NNCF's default.
         smooth_quant_alpha_matmul: in 0..1, negative switches it off. Has an effect on transformers only.
         smooth_quant_alpha_convolution: likewise.
         inference_precision: the compile property ``INFERENCE_PRECISION_HINT`` of the quantized model.
@@ -54,6 +74,10 @@ class Strategy:
     ignored_scope: ScopeSelector = NO_SCOPE
     overflow_fix: OverflowFix | None = None
     activations_range_estimator: RangeEstimator | None = None
+    weights_range_estimator: WeightsRangeEstimator | None = None
+    activations_per_channel: Literal[False] | None = None
+    disable_channel_alignment: bool = True
+    quantizer_propagation_rule: PropagationRule | None = None
     smooth_quant_alpha_matmul: float = DEFAULT_ALPHA_MATMUL
     smooth_quant_alpha_convolution: float = DEFAULT_ALPHA_CONVOLUTION
     inference_precision: InferencePrecision = "f32"
@@ -64,7 +88,7 @@ class Strategy:
 
         Genes without effect collapse to NNCF's default: fast bias correction where bias correction is off, SmoothQuant
         where the model type is not transformer (nncf create_ptq_pipeline), negative alphas to -1, and defaults that
-        NNCF resolves itself (preset, overflow fix) to what it resolves them to. For 8 bits NNCF treats GPU and NPU as
+        NNCF resolves itself (preset, overflow fix, ...) to what it resolves them to. For 8 bits NNCF treats GPU and NPU as
         CPU, and ANY like CPU.
         """
         is_transformer = self.model_type == "transformer"
@@ -75,6 +99,8 @@ class Strategy:
             fast_bias_correction=self.fast_bias_correction or self.disable_bias_correction,
             ignored_scope=self.ignored_scope.canonical(),
             overflow_fix=self.overflow_fix or DEFAULT_OVERFLOW_FIX,
+            weights_range_estimator=self.weights_range_estimator or DEFAULT_WEIGHTS_RANGE_ESTIMATOR,
+            quantizer_propagation_rule=self.quantizer_propagation_rule or DEFAULT_PROPAGATION_RULE,
             smooth_quant_alpha_matmul=_alpha(self.smooth_quant_alpha_matmul) if is_transformer else DEFAULT_ALPHA_MATMUL,
             smooth_quant_alpha_convolution=(
                 _alpha(self.smooth_quant_alpha_convolution) if is_transformer else DEFAULT_ALPHA_CONVOLUTION
@@ -91,7 +117,9 @@ class Strategy:
     @property
     def digest(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of the canonical form; equal for equal models."""
-        text = json.dumps(self.canonical().as_dict(), sort_keys=True)
+        content = self.canonical().as_dict()
+        content = {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -15,7 +15,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ovquant.configfile import FILE_VERSION, FileModel, load
 from ovquant.errors import ConfigError, did_you_mean
 from ovquant.selectors import ScopeSelector
-from ovquant.strategy import InferencePrecision, ModelType, NncfTargetDevice, OverflowFix, Preset, RangeEstimator
+from ovquant.strategy import (
+    InferencePrecision,
+    ModelType,
+    NncfTargetDevice,
+    OverflowFix,
+    Preset,
+    PropagationRule,
+    RangeEstimator,
+    WeightsRangeEstimator,
+)
 
 ValueT = TypeVar("ValueT")
 MAX_VALUES_PER_GENE = 36
@@ -76,6 +85,19 @@ class Genes(FileModel):
     overflow_fix: Allowed[OverflowFix | None] | None = Field(None, description="matters on CPUs without VNNI only")
     activations_range_estimator: Allowed[RangeEstimator | None] | None = Field(
         None, description="a name from NNCF's RangeEstimatorParametersSet; null is NNCF's default"
+    )
+    weights_range_estimator: Allowed[WeightsRangeEstimator | None] | None = Field(None, description="likewise, for weights")
+    activations_per_channel: Allowed[Literal[False] | None] | None = Field(
+        None, description="null: inputs of depthwise convolutions per channel, as NNCF does; false: all activations per tensor"
+    )
+    disable_channel_alignment: Allowed[bool] | None = Field(
+        None, description="false balances the channels of convolutions that follow each other"
+    )
+    quantizer_propagation_rule: Allowed[PropagationRule | None] | None = Field(
+        None, description="how quantizers of branches are merged; null is NNCF's default, MERGE_ALL_IN_ONE"
+    )
+    target_device: Allowed[NncfTargetDevice] | None = Field(
+        None, description="NNCF target device, in place of nncf_target_device; CPU_SPR leaves element-wise operations in float"
     )
     smooth_quant_alphas: SmoothQuantGenes | None = None
     inference_precision: Allowed[InferencePrecision] | None = Field(

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from ovquant.environment import silence_telemetry
 from ovquant.operations import Operation
 from ovquant.protocols import Sample
@@ -90,6 +92,19 @@ def dataset(samples: Sequence[Sample]) -> Any:
     return nncf().Dataset(samples, lambda sample: {name: array.copy() for name, array in sample.items()})
 
 
+@functools.cache
+def can_align_channels() -> bool:
+    """Return whether channel alignment works: in NNCF 3.4.0 it casts to a numpy type, which its tensors do not take."""
+    nncf()
+    from nncf.tensor import Tensor
+
+    try:
+        Tensor(np.zeros(1)).astype(np.float32)
+    except KeyError:
+        return False
+    return True
+
+
 def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the keyword arguments of `nncf.quantize` for a strategy.
 
@@ -97,11 +112,16 @@ def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, 
         ValueError: the ignored scope matches nothing in this model.
     """
     package = nncf()
-    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedSmoothQuantParameters,
+        QuantizationParameters,
+        QuantizerPropagationRule,
+    )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     advanced: dict[str, Any] = {
         "disable_bias_correction": strategy.disable_bias_correction,
+        "disable_channel_alignment": strategy.disable_channel_alignment,
         "smooth_quant_alphas": AdvancedSmoothQuantParameters(
             matmul=strategy.smooth_quant_alpha_matmul, convolution=strategy.smooth_quant_alpha_convolution
         ),
@@ -111,6 +131,13 @@ def arguments(strategy: Strategy, operations: Sequence[Operation]) -> dict[str, 
     if strategy.activations_range_estimator is not None:
         estimator = getattr(RangeEstimatorParametersSet, strategy.activations_range_estimator)
         advanced["activations_range_estimator_params"] = estimator
+    if strategy.weights_range_estimator is not None:
+        advanced["weights_range_estimator_params"] = getattr(RangeEstimatorParametersSet, strategy.weights_range_estimator)
+    if strategy.activations_per_channel is not None:
+        advanced["activations_quantization_params"] = QuantizationParameters(per_channel=strategy.activations_per_channel)
+    if strategy.quantizer_propagation_rule is not None:
+        rule = QuantizerPropagationRule[strategy.quantizer_propagation_rule]
+        advanced["quantizer_propagation_rule"] = rule
     found: dict[str, Any] = {
         "target_device": package.TargetDevice(strategy.target_device),
         "subset_size": strategy.subset_size,

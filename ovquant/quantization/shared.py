@@ -31,9 +31,9 @@ from ovquant.strategy import Strategy
 if TYPE_CHECKING:
     import openvino as ov
 
-_StageKey: TypeAlias = tuple[float, float, int]
+_StageKey: TypeAlias = tuple[tuple[float, float] | None, bool, int]
 DEFAULT_MEMORY_BYTES = 256 << 20
-# Models after SmoothQuant and quantizer set-ups that stay in memory; the former are as large as the model.
+# Models after SmoothQuant or channel alignment, and quantizer set-ups, that stay in memory; the former are as large as models.
 _MAX_STAGES = 3
 _MAX_SETUPS = 64
 _MAX_LAYERS = 128  # compiled for bias correction
@@ -211,7 +211,14 @@ class SharedQuantizer:
 
     def _quantizer_points(self, algorithm: Any, stage: Stage, strategy: Strategy) -> Any:
         mine = strategy.canonical()
-        key = digest_of((stage.identity, mine.preset, mine.model_type, mine.target_device, mine.ignored_scope.model_dump_json()))
+        placing = (
+            mine.preset,
+            mine.model_type,
+            mine.target_device,
+            mine.activations_per_channel,
+            mine.quantizer_propagation_rule,
+        )
+        key = digest_of((stage.identity, placing, mine.ignored_scope.model_dump_json()))
         if key not in self._setups:
             with self._matches.remembered():
                 points = algorithm.get_statistic_points(stage.model, stage.graph)
@@ -269,4 +276,6 @@ class SharedQuantizer:
 
 def _stage_key(strategy: Strategy, n_samples: int) -> _StageKey:
     mine = strategy.canonical()
-    return (mine.smooth_quant_alpha_matmul, mine.smooth_quant_alpha_convolution, min(mine.subset_size, n_samples))
+    alphas = (mine.smooth_quant_alpha_matmul, mine.smooth_quant_alpha_convolution)
+    smoothing = alphas if mine.model_type == "transformer" else None
+    return (smoothing, mine.disable_channel_alignment, min(mine.subset_size, n_samples))

@@ -16,15 +16,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from ovquant import pareto
-from ovquant.genetic import Breeding, breed, seed_member
+from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler
 from ovquant.space import Genome
 
 LOOKS = (20, 40, 60)
@@ -89,31 +90,48 @@ class Table:
         return pareto.hypervolume(points, self.reference)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Gene:
+    name: str
+    labels: tuple[str, ...]
+
+
+class _Space:
+    """A table in the place of a search space."""
+
+    def __init__(self, table: Table) -> None:
+        self.sizes = table.sizes
+        self.genes = [_Gene(f"g{index}", tuple(map(str, range(size)))) for index, size in enumerate(table.sizes)]
+        self.canonical_genome = table.canonical
+
+    def genome_from_code(self, code: Sequence[int]) -> Genome:
+        return tuple(code)
+
+    def labels(self, genome: Genome) -> dict[str, str]:
+        return {gene.name: gene.labels[index] for gene, index in zip(self.genes, genome, strict=True)}
+
+
 def ours(table: Table, seed: int) -> Iterator[Genome]:
-    """Yield what ovquant's operators propose."""
-    tried: list[Genome] = []
-    pool: list[Genome] = []
-    generation = 0
-
-    def keys(members: list[Genome]) -> list[tuple[float, float]]:
-        values = np.array([table.objectives[g] for g in members])
-        return pareto.sort_keys(values, np.array([table.violations[g] for g in members]))
-
+    """Yield what ovquant's sampler proposes."""
+    space: Any = _Space(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = GeneticSampler(
+            space=space, seeds=table.seeds, neighbours=(), seed=seed, population_size=POPULATION, minimized=tuple
+        )
+        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     while True:
-        members: list[Genome] = []
-        for place in range(POPULATION):
-            rng = np.random.default_rng([seed, generation, place])
-            breeding = Breeding(sizes=table.sizes, canonical=table.canonical, known=set(tried))
-            child = seed_member(table.seeds, breeding, rng) if generation == 0 else breed(pool, keys(pool), breeding, rng)
-            if child is None:
-                return
-            tried.append(child.genome)
-            members.append(child.genome)
-            yield child.genome
-        candidates = list(dict.fromkeys([*pool, *members]))
-        ranked = sorted(zip(keys(candidates), range(len(candidates)), strict=True))
-        pool = [candidates[index] for _, index in ranked[:POPULATION]]
-        generation += 1
+        try:
+            trial = study.ask()
+        except LookupError:
+            return
+        for gene in space.genes:
+            trial.suggest_categorical(gene.name, gene.labels)
+        genome = sampler.last_child.genome
+        trial.set_user_attr(PROPOSAL, {"code": list(genome)})
+        yield genome
+        trial.set_user_attr(RESULT, {"violation": table.violations[genome]})
+        study.tell(trial, table.objectives[genome])
 
 
 def random(table: Table, seed: int) -> Iterator[Genome]:

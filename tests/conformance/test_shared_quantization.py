@@ -23,7 +23,17 @@ from ovquant.quantization import internals, passes, plain
 from ovquant.quantization.shared import DEFAULT_MEMORY_BYTES, SharedQuantizer
 from ovquant.quantization.store import ArrayStore
 from ovquant.selectors import ScopeRole, ScopeSelector
-from ovquant.strategy import InferencePrecision, ModelType, NncfTargetDevice, OverflowFix, Preset, RangeEstimator, Strategy
+from ovquant.strategy import (
+    InferencePrecision,
+    ModelType,
+    NncfTargetDevice,
+    OverflowFix,
+    Preset,
+    PropagationRule,
+    RangeEstimator,
+    Strategy,
+    WeightsRangeEstimator,
+)
 
 N_SAMPLES = 12
 SCOPED = ScopeSelector(
@@ -64,6 +74,20 @@ STRATEGIES = {
     "no outliers, another device": Strategy(
         subset_size=9, activations_range_estimator="MEAN_NO_OUTLIERS_MINMAX", target_device="CPU_SPR"
     ),
+    "weights cut, per tensor, branches apart": Strategy(
+        subset_size=9,
+        weights_range_estimator="MEAN_QUANTILE",
+        activations_per_channel=False,
+        quantizer_propagation_rule="DO_NOT_MERGE_BRANCHES",
+    ),
+    "like branches merged": Strategy(
+        preset="mixed",
+        subset_size=7,
+        weights_range_estimator="MINMAX",
+        quantizer_propagation_rule="MERGE_IF_ALL_BRANCHES_SAME",
+    ),
+    "requantized branches": Strategy(quantizer_propagation_rule="MERGE_WITH_POTENTIAL_REQUANTIZATION"),
+    "one quantizer for all branches": Strategy(subset_size=7, quantizer_propagation_rule="MERGE_ALL_IN_ONE"),
     "quantiles": Strategy(preset="mixed", subset_size=9, activations_range_estimator="MEAN_QUANTILE"),
     "histogram": Strategy(subset_size=9, activations_range_estimator="HISTOGRAM"),
     "float scope": Strategy(subset_size=8, ignored_scope=SCOPED),
@@ -231,6 +255,9 @@ CHOICES = {
     "disable_bias_correction": {True, False},
     "overflow_fix": {None, *get_args(OverflowFix)},
     "activations_range_estimator": {None, *get_args(RangeEstimator)},
+    "weights_range_estimator": {None, *get_args(WeightsRangeEstimator)},
+    "activations_per_channel": {None, False},
+    "quantizer_propagation_rule": {None, *get_args(PropagationRule)},
     "inference_precision": set(get_args(InferencePrecision)),
     "target_device": set(get_args(NncfTargetDevice)),
 }
@@ -243,7 +270,8 @@ def test_strategies_cover_every_value_of_a_gene(gene):
 
 def test_strategies_cover_every_gene():
     amounts = {"subset_size", "ignored_scope", "smooth_quant_alpha_matmul", "smooth_quant_alpha_convolution"}
-    assert {field.name for field in dataclasses.fields(Strategy)} == {*CHOICES, *amounts}
+    apart = {"disable_channel_alignment"}  # see below
+    assert {field.name for field in dataclasses.fields(Strategy)} == {*CHOICES, *amounts, *apart}
 
 
 def test_strategies_cover_subsets_around_the_number_of_samples():
@@ -312,6 +340,24 @@ def test_model_of_which_all_stays_in_float_equals_the_plain_one(conv, tmp_path):
     quantizer = conv.quantizer(tmp_path)
     assert identity(quantizer.quantize(everything)) == conv.plain(everything)
     assert quantizer.fallback is None
+
+
+def test_aligned_channels_are_those_of_the_plain_call_or_fail_like_it(case, tmp_path):
+    """In NNCF 3.4.0 alignment raises wherever there is something to align."""
+    aligned = [
+        Strategy(disable_channel_alignment=False),
+        Strategy(disable_channel_alignment=False, subset_size=5, model_type="transformer"),
+    ]
+    quantizer = case.quantizer(tmp_path)
+    for strategy in aligned:
+        try:
+            expected = case.plain(strategy)
+        except Exception as error:
+            with pytest.raises(type(error)):
+                quantizer.quantize(strategy)
+        else:
+            assert identity(quantizer.quantize(strategy)) == expected
+            assert quantizer.fallback is None
 
 
 def test_scope_that_matches_nothing_is_the_same_error(conv, tmp_path):

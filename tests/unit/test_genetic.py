@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovquant.genetic import Breeding, breed, crossover, distance, mutate, mutation_rates, random_genome, seed_member, tournament
+from ovquant.genetic import (
+    Breeding,
+    breed,
+    crossover,
+    distance,
+    litter,
+    mutate,
+    mutation_rates,
+    random_genome,
+    seed_member,
+    tournament,
+)
 from ovquant.space import Genome
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=8).map(tuple)
@@ -271,3 +282,15 @@ def test_values_that_were_not_tried_are_drawn_more_often() -> None:
     rng = np.random.default_rng(0)
     drawn = [mutate((0,), (3,), [1.0], rng, [{0: 5, 1: 9}])[0] for _ in range(400)]
     assert drawn.count(2) / 400 == pytest.approx(10 / 11, abs=0.05)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), SIZES, SEEDS)
+def test_a_litter_holds_different_children_that_were_not_tried(data: st.DataObject, sizes: tuple[int, ...], seed: int) -> None:
+    parents = data.draw(st.lists(genomes_of(sizes), min_size=1, max_size=5))
+    known = set(parents)
+    children = litter(parents, flat(parents), breeding(sizes, known), np.random.default_rng(seed), 8)
+    genomes = [child.genome for child in children]
+    assert len(genomes) == len(set(genomes)) <= 8
+    assert not known.intersection(genomes)
+    assert bool(children) == (int(np.prod(sizes)) > len(known))

@@ -10,7 +10,12 @@ import onnx
 import openvino as ov
 import pytest
 import small
-from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+from nncf.quantization.advanced_parameters import (
+    AdvancedQuantizationParameters,
+    AdvancedSmoothQuantParameters,
+    QuantizationParameters,
+    QuantizerPropagationRule,
+)
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from onnx import numpy_helper
 
@@ -89,6 +94,20 @@ CONV_CASES = {
             "preset": nncf.QuantizationPreset.MIXED,
             "subset_size": 7,
             "advanced": {"activations_range_estimator_params": RangeEstimatorParametersSet.MEAN_QUANTILE},
+        },
+    ),
+    "weights cut, per tensor, branches apart": (
+        Strategy(
+            weights_range_estimator="MEAN_QUANTILE",
+            activations_per_channel=False,
+            quantizer_propagation_rule="DO_NOT_MERGE_BRANCHES",
+        ),
+        {
+            "advanced": {
+                "weights_range_estimator_params": RangeEstimatorParametersSet.MEAN_QUANTILE,
+                "activations_quantization_params": QuantizationParameters(per_channel=False),
+                "quantizer_propagation_rule": QuantizerPropagationRule.DO_NOT_MERGE_BRANCHES,
+            }
         },
     ),
     "accurate bias correction and overflow fix": (

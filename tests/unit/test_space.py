@@ -33,6 +33,11 @@ EVERY_GENE = Genes.model_validate(
         "disable_bias_correction": [True, False],
         "overflow_fix": ["disable", "first_layer_only", None],
         "activations_range_estimator": [None, "MINMAX"],
+        "weights_range_estimator": ["MEAN_QUANTILE", None, "MINMAX"],
+        "activations_per_channel": [None, False],
+        "disable_channel_alignment": [True, False],
+        "quantizer_propagation_rule": [None, "DO_NOT_MERGE_BRANCHES", "MERGE_ALL_IN_ONE"],
+        "target_device": ["CPU", "CPU_SPR"],
         "smooth_quant_alphas": {"matmul": [0.5, -1, 0.95], "convolution": [-1, 0.5]},
         "inference_precision": ["f32", "bf16"],
         "ignored_scope": {"stem": {"names": ["stem"]}, "none": {}, "sums": {"types": ["Add"]}},
@@ -57,11 +62,12 @@ def facts(
     own: InferencePrecision = "f32",
     offered: tuple[str, ...] = ("f32", "bf16"),
     may_saturate: bool = True,
+    can_align_channels: bool = True,
     layers: tuple[str, ...] = (),
 ) -> ModelFacts:
     return ModelFacts(
         operations=operations, n_calibration=n_calibration, own_precision=own, device_precisions=frozenset(offered),
-        may_saturate=may_saturate, layers=layers,
+        may_saturate=may_saturate, can_align_channels=can_align_channels, layers=layers,
     )  # fmt: skip
 
 
@@ -128,7 +134,7 @@ def test_a_strategy_has_one_code_however_it_is_written(genome: Genome, device: N
     is_transformer = strategy.model_type == "transformer"
     written = dataclasses.replace(
         strategy,
-        target_device=device,
+        target_device=device if strategy.target_device == "ANY" else strategy.target_device,
         preset=None if strategy.preset == ("mixed" if is_transformer else "performance") else strategy.preset,
         overflow_fix=None if strategy.overflow_fix == "first_layer_only" else strategy.overflow_fix,
         fast_bias_correction=strategy.fast_bias_correction and not strategy.disable_bias_correction,
@@ -406,3 +412,53 @@ def test_the_digest_of_a_space_tells_values_order_and_base_apart() -> None:
     ]
     assert len({space.digest for space in spaces}) == len(spaces)
     assert space_of({"subset_size": [300, 10]}).digest == spaces[0].digest
+
+
+@pytest.mark.parametrize(
+    ("genes", "given_facts", "dropped"),
+    [
+        (
+            {"disable_channel_alignment": [True, False]},
+            {"can_align_channels": False},
+            "disable_channel_alignment false dropped: channel alignment fails in this version of NNCF",
+        ),
+        (
+            {"disable_channel_alignment": [False, True]},
+            {"operations": OPERATIONS[:2]},
+            "disable_channel_alignment false dropped: the model has no two convolutions whose channels could be aligned",
+        ),
+        (
+            {"activations_per_channel": [None, False]},
+            {"operations": tuple(operation for operation in OPERATIONS if operation.type != "GroupConvolution")},
+            "activations_per_channel dropped: the model has no depthwise convolution, and NNCF allows it for no other",
+        ),
+        (
+            {"target_device": ["CPU", "GPU"]},
+            {},
+            "target_device GPU dropped: NNCF quantizes to 8 bits for it as for CPU",
+        ),
+    ],
+)
+def test_genes_that_cannot_matter_are_dropped_with_the_reason(
+    genes: dict[str, Any], given_facts: dict[str, Any], dropped: str
+) -> None:
+    space = space_of(genes, **given_facts)
+    assert dropped in space.notes
+    assert space.genes == ()
+    assert space.base == Strategy(target_device=space.base.target_device)
+
+
+def test_genes_that_can_matter_are_kept() -> None:
+    genes = {
+        "activations_per_channel": [None, False],
+        "disable_channel_alignment": [True, False],
+        "target_device": ["CPU", "CPU_SPR"],
+    }
+    assert space_of(genes).sizes == (2, 2, 2)
+
+
+def test_propagation_rules_and_estimators_of_weights_that_are_the_default_have_its_code() -> None:
+    space = space_of(
+        {"weights_range_estimator": ["MINMAX", "MEAN_QUANTILE"], "quantizer_propagation_rule": ["MERGE_ALL_IN_ONE", None]}
+    )
+    assert space.encode(Strategy()) == space.encode(Strategy(weights_range_estimator="MINMAX")) == "00"

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from ovquant.records import strategy_from_json
 from ovquant.selectors import ScopeRole, ScopeSelector
-from ovquant.strategy import InferencePrecision, NncfTargetDevice, OverflowFix, RangeEstimator, Strategy
+from ovquant.strategy import (
+    InferencePrecision,
+    NncfTargetDevice,
+    OverflowFix,
+    PropagationRule,
+    RangeEstimator,
+    Strategy,
+    WeightsRangeEstimator,
+)
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3).map(tuple)
 SELECTORS = st.builds(
@@ -32,6 +40,10 @@ STRATEGIES = st.builds(
     ignored_scope=st.just(ScopeSelector()) | SELECTORS,
     overflow_fix=st.sampled_from([None, *get_args(OverflowFix)]),
     activations_range_estimator=st.sampled_from([None, *get_args(RangeEstimator)]),
+    weights_range_estimator=st.sampled_from([None, *get_args(WeightsRangeEstimator)]),
+    activations_per_channel=st.sampled_from([None, False]),
+    disable_channel_alignment=st.booleans(),
+    quantizer_propagation_rule=st.sampled_from([None, *get_args(PropagationRule)]),
     smooth_quant_alpha_matmul=ALPHAS,
     smooth_quant_alpha_convolution=ALPHAS,
     inference_precision=st.sampled_from(get_args(InferencePrecision)),
@@ -48,6 +60,8 @@ def replace(strategy: Strategy, **changes: object) -> Strategy:
     ("first", "second"),
     [
         pytest.param(Strategy(), Strategy(preset="performance"), id="performance is the preset of other models"),
+        pytest.param(Strategy(), Strategy(weights_range_estimator="MINMAX"), id="weights are cut nowhere"),
+        pytest.param(Strategy(), Strategy(quantizer_propagation_rule="MERGE_ALL_IN_ONE"), id="all branches are merged"),
         pytest.param(TRANSFORMER, replace(TRANSFORMER, preset="mixed"), id="mixed is the preset of transformers"),
         pytest.param(Strategy(), Strategy(overflow_fix="first_layer_only"), id="overflow fix on the first layer is the default"),
         pytest.param(
@@ -94,6 +108,10 @@ def test_strategies_that_give_the_same_model_have_one_canonical_form_and_one_dig
         (Strategy(), Strategy(disable_bias_correction=True)),
         (Strategy(), Strategy(subset_size=299)),
         (Strategy(), Strategy(activations_range_estimator="MINMAX")),
+        (Strategy(), Strategy(weights_range_estimator="MEAN_QUANTILE")),
+        (Strategy(), Strategy(activations_per_channel=False)),
+        (Strategy(), Strategy(disable_channel_alignment=False)),
+        (Strategy(), Strategy(quantizer_propagation_rule="DO_NOT_MERGE_BRANCHES")),
         (Strategy(), Strategy(inference_precision="bf16")),
         (Strategy(), Strategy(target_device="CPU_SPR")),
         (TRANSFORMER, replace(TRANSFORMER, smooth_quant_alpha_matmul=-1)),

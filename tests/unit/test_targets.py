@@ -148,7 +148,10 @@ def test_a_file_of_any_name_is_a_profile(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ({"genes": {"presets": "mixed"}}, "genes.presets: unknown key (did you mean 'preset'?); accepted: activations_range"),
+        (
+            {"genes": {"presets": "mixed"}},
+            "genes.presets: unknown key (did you mean 'preset'?); accepted: activations_per_channel, activations_range",
+        ),
         ({"devise": "CPU"}, "devise: unknown key (did you mean 'device'?); accepted: compile_properties, description, device"),
         ({"genes": {"preset": ["performence"]}}, "genes.preset.0: input should be 'performance' or 'mixed', found 'performence'"),
         ({"genes": {"preset": "performence"}}, "genes.preset.0: input should be 'performance' or 'mixed', found 'performence'"),

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovquant.surrogate import features, most_promising
+
+SIZES = (2, 3, 2, 2, 2)
+EVERY = list(itertools.product(*(range(size) for size in SIZES)))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def measured(genome: tuple[int, ...]) -> tuple[float, float]:
+    """A trade-off in three genes; the second gene only does harm."""
+    divergence = 0.02 * 0.5 ** (genome[0] + genome[2] + genome[3]) * 10.0 ** genome[1]
+    return divergence, 0.5 + 0.1 * (genome[0] + genome[2] + genome[3])
+
+
+def chosen(n_tried: int, seed: int, violations: np.ndarray | None = None) -> tuple[int, ...]:
+    rng = np.random.default_rng(seed)
+    order = [EVERY[index] for index in rng.permutation(len(EVERY))]
+    tried, left = order[:n_tried], order[n_tried:]
+    objectives = np.array([measured(genome) for genome in tried])
+    found = most_promising(left, tried, objectives, np.zeros(n_tried) if violations is None else violations, SIZES, rng)
+    return left[found]
+
+
+def test_features_tell_values_and_pairs_apart() -> None:
+    found = features(EVERY, SIZES)
+    assert found.shape == (len(EVERY), 6 + 14)  # of 15 pairs one is of two values of the same gene
+    assert len(np.unique(found, axis=0)) == len(EVERY)
+    assert not found[EVERY.index((0, 0, 0, 0, 0))].any()
+
+
+def test_many_genes_have_no_pairs() -> None:
+    assert features([(0,) * 33, (1,) * 33], (2,) * 33).shape == (2, 33)
+
+
+def test_a_gene_that_only_does_harm_is_left_alone() -> None:
+    choices = [chosen(20, seed) for seed in range(40)]
+    by_chance = sum(genome[1] == 0 for genome in EVERY) / len(EVERY)
+    assert np.mean([genome[1] == 0 for genome in choices]) > by_chance + 0.4
+
+
+def test_what_is_likely_to_be_infeasible_is_avoided() -> None:
+    rng = np.random.default_rng(0)
+    tried = [EVERY[index] for index in rng.permutation(len(EVERY))[:24]]
+    left = [genome for genome in EVERY if genome not in tried]
+    objectives = np.array([measured(genome) for genome in tried])
+    violations = np.array([float(genome[4]) for genome in tried])
+    picks = [left[most_promising(left, tried, objectives, violations, SIZES, np.random.default_rng(s))] for s in range(40)]
+    assert np.mean([genome[4] == 0 for genome in picks]) > 0.8
+
+
+def test_without_anything_feasible_the_least_violation_counts() -> None:
+    rng = np.random.default_rng(0)
+    tried = [EVERY[index] for index in rng.permutation(len(EVERY))[:24]]
+    left = [genome for genome in EVERY if genome not in tried]
+    objectives = np.array([measured(genome) for genome in tried])
+    violations = np.array([0.2 + 0.7 * genome[4] for genome in tried])
+    picks = [left[most_promising(left, tried, objectives, violations, SIZES, np.random.default_rng(s))] for s in range(40)]
+    assert np.mean([genome[4] == 0 for genome in picks]) > 0.8
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(1, 30))
+def test_a_choice_depends_on_nothing_but_what_is_given(seed: int, n_tried: int) -> None:
+    assert chosen(n_tried, seed) == chosen(n_tried, seed)
+
+
+@pytest.mark.parametrize("values", [[-3.0, -1.0, -2.0, -0.5], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
+def test_one_objective_of_any_sign(values: list[float]) -> None:
+    tried = [(0, 0), (0, 1), (1, 0), (2, 1)]
+    found = most_promising([(1, 1), (2, 0)], tried, np.array(values)[:, None], np.zeros(4), (3, 2), np.random.default_rng(0))
+    assert found in (0, 1)
