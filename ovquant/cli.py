@@ -84,7 +84,9 @@ def search(
     fitness: Annotated[Fitness | None, typer.Option(help="What is optimized. [default: pareto]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most. [default: 40 without a budget]")] = None,
-    population: Annotated[int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials]")] = None,
+    population: Annotated[
+        int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials, at most 8]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every choice. [default: 0]")] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Directory for the results. [default: ovquant-out]")

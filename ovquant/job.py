@@ -264,10 +264,10 @@ class Job(FileModel):
 
     @property
     def population_size(self) -> int:
-        """Trials per generation; at most a fifth of the trials, so that a short search still breeds."""
+        """Trials per generation: at most a fifth of the trials, so that a short search still breeds, and few, to learn often."""
         if self.population is not None:
             return self.population
-        return 12 if self.max_trials is None else max(2, min(20, self.max_trials // 5))
+        return 8 if self.max_trials is None else max(2, min(8, self.max_trials // 5))
 
 
 DEFAULT_MAX_TRIALS = 40

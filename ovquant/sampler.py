@@ -89,16 +89,19 @@ class GeneticSampler(BaseGASampler):
             # Sorted, since Optuna returns a stored pool in another order than a new one.
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
             children = litter([self._genome_of(t) for t in pool], self._sort_keys(pool), breeding, rng, _N_CHILDREN)
-            child = self._chosen(children, settled, rng)
+            child = self._chosen(children, [t for t in settled if generation_of(t) != generation], rng)
             parents = [pool[position].number for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")
         self.last_child, self.last_parents, self.last_generation = child, parents, generation
         return dict(self._space.labels(child.genome))
 
-    def _chosen(self, children: Sequence[Child], settled: Sequence[FrozenTrial], rng: np.random.Generator) -> Child | None:
-        """Return the child that is most likely to add something, None if there is none."""
-        measured = [t for t in settled if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
+    def _chosen(self, children: Sequence[Child], earlier: Sequence[FrozenTrial], rng: np.random.Generator) -> Child | None:
+        """Return the child that is most likely to add something to earlier generations, None if there is none.
+
+        Members of its own generation do not count: a search that was stopped amid one knows more of them than one that was not.
+        """
+        measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
         if not children:
             return None
         objectives, violations = self._measured(measured)

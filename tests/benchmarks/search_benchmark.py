@@ -29,7 +29,7 @@ from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler
 from ovquant.space import Genome
 
 LOOKS = (20, 40, 60)
-POPULATION = 12
+POPULATION = 8  # as a search of 60 trials has
 N_RESAMPLES = 2000
 MOST_REPEATS = 20  # one after the other; a sampler that proposes nothing else has come to its end
 
@@ -112,7 +112,7 @@ class _Space:
 
 
 def ours(table: Table, seed: int) -> Iterator[Genome]:
-    """Yield what ovquant's sampler proposes."""
+    """Yield what ovquant's sampler proposes, a whole generation before the first of it is evaluated, as in a search."""
     space: Any = _Space(table)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -120,18 +120,23 @@ def ours(table: Table, seed: int) -> Iterator[Genome]:
             space=space, seeds=table.seeds, neighbours=(), seed=seed, population_size=POPULATION, minimized=tuple
         )
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    while True:
-        try:
-            trial = study.ask()
-        except LookupError:
-            return
-        for gene in space.genes:
-            trial.suggest_categorical(gene.name, gene.labels)
-        genome = sampler.last_child.genome
-        trial.set_user_attr(PROPOSAL, {"code": list(genome)})
-        yield genome
-        trial.set_user_attr(RESULT, {"violation": table.violations[genome]})
-        study.tell(trial, table.objectives[genome])
+    is_exhausted = False
+    while not is_exhausted:
+        generation: list[tuple[optuna.Trial, Genome]] = []
+        while len(generation) < POPULATION and not is_exhausted:
+            try:
+                trial = study.ask()
+                for gene in space.genes:
+                    trial.suggest_categorical(gene.name, gene.labels)
+            except LookupError:
+                is_exhausted = True
+            else:
+                trial.set_user_attr(PROPOSAL, {"code": list(sampler.last_child.genome)})
+                generation.append((trial, sampler.last_child.genome))
+        for trial, genome in generation:
+            yield genome
+            trial.set_user_attr(RESULT, {"violation": table.violations[genome]})
+            study.tell(trial, table.objectives[genome])
 
 
 def random(table: Table, seed: int) -> Iterator[Genome]:

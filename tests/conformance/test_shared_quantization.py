@@ -588,9 +588,14 @@ def test_model_with_branches_needs_no_shared_pass(branched, tmp_path):
 # Sharing
 
 
+def has_usual_places(strategy: Strategy) -> bool:
+    """Return whether quantizers are where NNCF places them by default; elsewhere it may look at other sensitive operations."""
+    return (strategy.canonical().quantizer_propagation_rule, strategy.activations_per_channel) == ("MERGE_ALL_IN_ONE", None)
+
+
 def test_strategies_of_one_model_need_one_pass_where_statistics_are_reduced_within_it(conv, tmp_path):
     reduced = [s for s in STRATEGIES.values() if s.model_type is None and s.activations_range_estimator not in WHOLE]
-    fast = [strategy for strategy in reduced if strategy.canonical().fast_bias_correction]
+    fast = [strategy for strategy in reduced if strategy.canonical().fast_bias_correction and has_usual_places(strategy)]
     assert len(fast) >= 5
     quantizer = conv.quantizer(tmp_path)
     quantizer.prepare(fast)
