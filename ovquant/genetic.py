@@ -177,7 +177,16 @@ def breed(
     Returns:
         None if the space holds nothing that was not tried.
     """
-    usage = breeding.usage()
+    return _bred(parents, ranks, breeding, breeding.usage(), rng)
+
+
+def _bred(
+    parents: Sequence[Genome],
+    ranks: Sequence[tuple[float, ...]],
+    breeding: Breeding,
+    usage: Sequence[Mapping[int, int]],
+    rng: np.random.Generator,
+) -> Child | None:
     for attempt in range(_MAX_TRIES):
         first = tournament(ranks, rng)
         second = _other_parent(parents, ranks, first, rng)
@@ -198,8 +207,9 @@ def litter(
         An empty list if the space holds nothing that was not tried.
     """
     found: dict[Genome, Child] = {}
+    usage = breeding.usage()
     for _ in range(n_children):
-        child = breed(parents, ranks, breeding, rng)
+        child = _bred(parents, ranks, breeding, usage, rng)
         if child is None:
             break
         found.setdefault(child.genome, child)
