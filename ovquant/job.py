@@ -267,7 +267,7 @@ class Job(FileModel):
         """Trials per generation: at most a fifth of the trials, so that a short search still breeds, and few, to learn often."""
         if self.population is not None:
             return self.population
-        return 8 if self.max_trials is None else max(2, min(8, self.max_trials // 5))
+        return 6 if self.max_trials is None else max(2, min(6, self.max_trials // 5))
 
 
 DEFAULT_MAX_TRIALS = 40

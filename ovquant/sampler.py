@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,14 +13,41 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ovquant import pareto
-from ovquant.genetic import Breeding, Child, litter, seed_member
+from ovquant.genetic import Breeding, Child, breed, litter, seed_member
 from ovquant.space import Genome, SearchSpace
-from ovquant.surrogate import most_promising
+from ovquant.surrogate import Surrogate, learn
 
 # User attributes of a trial: what was proposed, and what came of it.
 PROPOSAL = "proposal"
 RESULT = "result"
-_N_CHILDREN = 64  # bred for each place in a generation, of which the most promising one is evaluated
+_N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Brood:
+    """What the places of a generation are filled from.
+
+    Attributes:
+        generation: its number.
+        parents: trial numbers of the mating pool.
+        genomes, ranks: of the mating pool.
+        children: bred from it.
+        surrogate: what earlier generations tell.
+    """
+
+    generation: int
+    parents: Sequence[int]
+    genomes: Sequence[Genome]
+    ranks: Sequence[tuple[float, ...]]
+    children: Sequence[Child]
+    surrogate: Surrogate
+
+    def best(self, breeding: Breeding, rng: np.random.Generator) -> Child | None:
+        """Return the most promising child that was not taken yet; another one where all were; None where the space is empty."""
+        left = [child for child in self.children if child.genome not in breeding.known]
+        if not left:
+            return breed(self.genomes, self.ranks, breeding, rng)
+        return left[self.surrogate.most_promising([child.genome for child in left], rng)]
 
 
 class GeneticSampler(BaseGASampler):
@@ -55,6 +83,7 @@ class GeneticSampler(BaseGASampler):
         self._neighbours = list(neighbours)
         self._seed = seed
         self._minimized = minimized
+        self._brood: _Brood | None = None
         self.last_child = Child(genome=())
         self.last_parents: list[int] = []
         self.last_generation = 0
@@ -79,35 +108,45 @@ class GeneticSampler(BaseGASampler):
         generation = self.get_trial_generation(study, trial)
         # Trials that a killed process left behind have no outcome: as if they had never been asked for.
         settled = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and not is_abandoned(t)]
-        known = {self._genome_of(t) for t in settled if PROPOSAL in t.user_attrs}
         members = [t for t in settled if generation_of(t) == generation]
         rng = np.random.default_rng([self._seed, generation, len(members)])
-        breeding = Breeding(sizes=self._space.sizes, canonical=self._space.canonical_genome, known=known)
+        breeding = self._breeding(settled)
         if generation == 0:
             child, parents = seed_member(self._seeds, breeding, rng, self._neighbours), []
         else:
-            # Sorted, since Optuna returns a stored pool in another order than a new one.
-            pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
-            children = litter([self._genome_of(t) for t in pool], self._sort_keys(pool), breeding, rng, _N_CHILDREN)
-            child = self._chosen(children, [t for t in settled if generation_of(t) != generation], rng)
-            parents = [pool[position].number for position in child.parents] if child is not None else []
+            brood = self._brood_of(study, generation, settled)
+            child = brood.best(breeding, rng)
+            parents = [brood.parents[position] for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")
         self.last_child, self.last_parents, self.last_generation = child, parents, generation
         return dict(self._space.labels(child.genome))
 
-    def _chosen(self, children: Sequence[Child], earlier: Sequence[FrozenTrial], rng: np.random.Generator) -> Child | None:
-        """Return the child that is most likely to add something to earlier generations, None if there is none.
+    def _breeding(self, trials: Sequence[FrozenTrial]) -> Breeding:
+        known = {self._genome_of(t) for t in trials if PROPOSAL in t.user_attrs}
+        return Breeding(sizes=self._space.sizes, canonical=self._space.canonical_genome, known=known)
 
-        Members of its own generation do not count: a search that was stopped amid one knows more of them than one that was not.
+    def _brood_of(self, study: Study, generation: int, settled: Sequence[FrozenTrial]) -> _Brood:
+        """Return the children bred for a generation.
+
+        Its own members do not count: a search that was stopped amid a generation knows more of them than one that was not.
         """
-        measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
-        if not children:
-            return None
-        objectives, violations = self._measured(measured)
-        tried = [self._genome_of(t) for t in measured]
-        genomes = [child.genome for child in children]
-        return children[most_promising(genomes, tried, objectives, violations, self._space.sizes, rng)]
+        if self._brood is None or self._brood.generation != generation:
+            earlier = [t for t in settled if generation_of(t) != generation]
+            # Sorted, since Optuna returns a stored pool in another order than a new one.
+            pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
+            genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
+            rng = np.random.default_rng([self._seed, generation])
+            measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
+            self._brood = _Brood(
+                generation=generation,
+                parents=[t.number for t in pool],
+                genomes=genomes,
+                ranks=ranks,
+                children=litter(genomes, ranks, self._breeding(earlier), rng, _N_CHILDREN * (self.population_size or 1)),
+                surrogate=learn([self._genome_of(t) for t in measured], *self._measured(measured), self._space.sizes),
+            )
+        return self._brood
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """Return the best of the last generation and of its own mating pool (elitism of NSGA-II)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,41 +18,77 @@ _PAIR_SCALE = 0.5  # features of pairs of genes are held to be smaller than thos
 _MAX_PAIRED = 32  # with more features of single genes, pairs would be too many to be learnt or computed
 
 
-def most_promising(
-    candidates: Sequence[Genome],
-    tried: Sequence[Genome],
-    objectives: Array,
-    violations: Array,
-    sizes: Sequence[int],
-    rng: np.random.Generator,
-) -> int:
-    """Return the position of the candidate that would add most to what was found, if a random model of it were true.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Posterior:
+    """Linear models of one quantity: mean weights [K], a factor of their covariance [K, K], and the way back to its scale."""
 
-    The model is a Bayesian linear regression of each objective, and of the violation, on genes and pairs of genes; one draw
-    from its posterior is taken for the truth (Thompson sampling), so that genes of which little is known get their turn. A
-    candidate adds the hypervolume that it dominates beyond the feasible ones tried, up to the third quartile of all values tried.
+    mean: Array
+    factor: Array
+    intercept: float
+    back: np.ufunc
+
+    def draw(self, wanted: Array, rng: np.random.Generator) -> Array:
+        """Return the quantity for rows of features under one model drawn from all."""
+        weights = self.mean + self.factor @ rng.standard_normal(len(self.mean))
+        return np.asarray(self.back(wanted @ weights + self.intercept), dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Surrogate:
+    """What is believed of untried genomes.
+
+    Attributes:
+        sizes: number of values per gene.
+        objectives: a posterior for each.
+        violation: that of the violation, None where nothing violates a limit.
+        found: objectives of the feasible genomes tried, shape [N, M].
+        worst: up to where a gain counts, shape [M].
+    """
+
+    sizes: tuple[int, ...]
+    objectives: tuple[_Posterior, ...]
+    violation: _Posterior | None
+    found: Array
+    worst: Array
+
+    def most_promising(self, candidates: Sequence[Genome], rng: np.random.Generator) -> int:
+        """Return the position of the candidate that would add most to what was found, if one model drawn by chance were true.
+
+        Such draws (Thompson sampling) give genes of which little is known their turn. A candidate adds the hypervolume that it
+        dominates beyond the feasible ones tried, up to the third quartile of all values tried.
+
+        Args:
+            candidates: at least one.
+            rng: source of chance.
+        """
+        wanted = features(candidates, self.sizes)
+        drawn = np.stack([posterior.draw(wanted, rng) for posterior in self.objectives], axis=1)
+        excess = np.zeros(len(candidates)) if self.violation is None else self.violation.draw(wanted, rng)
+        if not len(self.found):
+            return int(np.argmin(excess))
+        gains = _gains(drawn, self.found, self.worst)
+        # A candidate that is thought to be infeasible counts for less, the further it is thought to be.
+        return int(np.argmax(gains * np.exp(-4.0 * np.clip(excess - 0.25, 0.0, None))))
+
+
+def learn(tried: Sequence[Genome], objectives: Array, violations: Array, sizes: Sequence[int]) -> Surrogate:
+    """Return what measurements tell: Bayesian linear regressions of objectives and violation on genes and pairs of genes.
 
     Args:
-        candidates: at least one.
-        tried: with what they measured.
+        tried: at least one.
         objectives: of the tried ones, less is better, shape [N, M], M = 1 or 2.
         violations: likewise, shape [N], 0 if feasible.
         sizes: number of values per gene.
-        rng: source of chance.
     """
-    known, wanted = features(tried, sizes), features(candidates, sizes)
-    is_feasible = violations <= 0
-    columns = [_learnable(column) for column in objectives.T]
-    drawn = np.stack([back(_draw(known, values, wanted, rng)) for values, back in columns], axis=1)
-    excess = _draw(known, np.minimum(violations, 1.0), wanted, rng) if not is_feasible.all() else np.zeros(len(candidates))
-    if not is_feasible.any():
-        return int(np.argmin(excess))
-    found = objectives[is_feasible]
-    # A model that is far off, tried once, must not make all others count as equal.
-    bounds = np.quantile(objectives, _BOUND, axis=0)
-    gains = _gains(drawn, found, bounds)
-    # A candidate that is thought to be infeasible counts for less, the further it is thought to be.
-    return int(np.argmax(gains * np.exp(-4.0 * np.clip(excess - 0.25, 0.0, None))))
+    known, is_feasible = features(tried, sizes), violations <= 0
+    return Surrogate(
+        sizes=tuple(sizes),
+        objectives=tuple(_fitted(known, *_learnable(column)) for column in objectives.T),
+        violation=None if is_feasible.all() else _fitted(known, np.minimum(violations, 1.0), np.positive),
+        found=objectives[is_feasible],
+        # A model that is far off, tried once, must not make all others count as equal.
+        worst=np.quantile(objectives, _BOUND, axis=0),
+    )
 
 
 def features(genomes: Sequence[Genome], sizes: Sequence[int]) -> Array:
@@ -76,13 +113,13 @@ def _learnable(values: Array) -> tuple[Array, np.ufunc]:
     return np.log(np.maximum(values, least / 2)), np.exp
 
 
-def _draw(known: Array, values: Array, wanted: Array, rng: np.random.Generator) -> Array:
-    """Return the values of `wanted` under one model drawn from the posterior."""
+def _fitted(known: Array, values: Array, back: np.ufunc) -> _Posterior:
     from sklearn.linear_model import BayesianRidge
 
     model = BayesianRidge().fit(known, values)
-    weights = rng.multivariate_normal(model.coef_, model.sigma_, method="eigh")
-    return np.asarray(wanted @ weights + model.intercept_, dtype=np.float64)
+    variances, axes = np.linalg.eigh(model.sigma_)
+    factor = axes * np.sqrt(np.clip(variances, 0.0, None))
+    return _Posterior(mean=model.coef_, factor=factor, intercept=float(model.intercept_), back=back)
 
 
 def _gains(points: Array, found: Array, worst: Array) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovquant.surrogate import features, most_promising
+from ovquant.surrogate import features, learn
 
 SIZES = (2, 3, 2, 2, 2)
 EVERY = list(itertools.product(*(range(size) for size in SIZES)))
@@ -25,7 +25,7 @@ def chosen(n_tried: int, seed: int) -> tuple[int, ...]:
     order = [EVERY[index] for index in rng.permutation(len(EVERY))]
     tried, left = order[:n_tried], order[n_tried:]
     objectives = np.array([measured(genome) for genome in tried])
-    found = most_promising(left, tried, objectives, np.zeros(n_tried), SIZES, rng)
+    found = learn(tried, objectives, np.zeros(n_tried), SIZES).most_promising(left, rng)
     return left[found]
 
 
@@ -55,7 +55,8 @@ def test_what_violates_more_is_avoided(violation: tuple[float, float]) -> None:
     left = [genome for genome in EVERY if genome not in tried]
     objectives = np.array([measured(genome) for genome in tried])
     violations = np.array([violation[genome[4]] for genome in tried])
-    picks = [left[most_promising(left, tried, objectives, violations, SIZES, np.random.default_rng(s))] for s in range(40)]
+    surrogate = learn(tried, objectives, violations, SIZES)
+    picks = [left[surrogate.most_promising(left, np.random.default_rng(s))] for s in range(40)]
     assert np.mean([genome[4] == 0 for genome in picks]) > 0.8
 
 
@@ -68,5 +69,5 @@ def test_a_choice_depends_on_nothing_but_what_is_given(seed: int, n_tried: int) 
 @pytest.mark.parametrize("values", [[-3.0, -1.0, -2.0, -0.5], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
 def test_one_objective_of_any_sign(values: list[float]) -> None:
     tried = [(0, 0), (0, 1), (1, 0), (2, 1)]
-    found = most_promising([(1, 1), (2, 0)], tried, np.array(values)[:, None], np.zeros(4), (3, 2), np.random.default_rng(0))
-    assert found in (0, 1)
+    surrogate = learn(tried, np.array(values)[:, None], np.zeros(4), (3, 2))
+    assert surrogate.most_promising([(1, 1), (2, 0)], np.random.default_rng(0)) in (0, 1)
