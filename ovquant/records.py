@@ -50,12 +50,14 @@ class MetricResult:
         drop: how much worse than the reference, positive is worse; the interval is paired per item and degenerate
             (low = high = value) where `has_interval` is False.
         has_interval: whether an interval was computed.
+        scores: of each item, where the metric is a mean over items and intervals were asked for: as for divergences.
     """
 
     name: str
     value: float
     drop: Interval
     has_interval: bool
+    scores: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,7 +252,15 @@ class Validator:
             elif has_intervals:
                 interval = self._resampled_drop(metric, sign, outputs, firsts, split)
             shown = interval or Interval(value=drop, low=drop, high=drop)
-            found.append(MetricResult(name=metric.name, value=values[index], drop=shown, has_interval=interval is not None))
+            found.append(
+                MetricResult(
+                    name=metric.name,
+                    value=values[index],
+                    drop=shown,
+                    has_interval=interval is not None,
+                    scores=tuple(mine.tolist()) if mine is not None and has_intervals else None,
+                )
+            )
         return tuple(found)
 
     def _resampled_drop(self, metric: Metric, sign: float, outputs: Columns, theirs: Columns, split: Split) -> Interval | None:

@@ -14,7 +14,7 @@ from ovquant.latency import relative_speedup
 from ovquant.metrics import intervals
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
-from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, Subject, Trial
+from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, MetricResult, Subject, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
@@ -281,18 +281,41 @@ def _against_default(winner: Row, default: Row, rules: Rules) -> list[str]:
     ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
     speedup = relative_speedup(winner.latency, default.latency)
     less = _less_divergence(winner.evaluation, default.evaluation)
+    drops = [drop for pair in zip(winner.evaluation.metrics, default.evaluation.metrics, strict=True) if (drop := _paired(*pair))]
     paired = "" if less is None else f" (less by {less.value:.3g} [{less.low:.3g}, {less.high:.3g}], item by item)"
     said = [
         f"Against NNCF's default: {ratio:.2g} times its divergence{paired} at {speedup.value:.2f}x "
-        f"[{speedup.low:.2f}, {speedup.high:.2f}] its speed."
+        f"[{speedup.low:.2f}, {speedup.high:.2f}] its speed.",
+        *(told for _, told in drops),
     ]
-    is_alike = less is not None and less.low <= 0 <= less.high and speedup.low <= 1 <= speedup.high
+    is_alike = (
+        less is not None and all(_may_be(0, found) for found in (less, *(drop for drop, _ in drops))) and _may_be(1, speedup)
+    )
     if is_alike and judge(default.evaluation, rules) in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
         said.append(
-            f"Neither difference is beyond chance, so NNCF's default is as good by what was measured, and simpler: "
+            f"No difference is beyond chance, so NNCF's default is as good by what was measured, and simpler: "
             f"ovquant export OUT --trial {default.trial} -o DIR writes it."
         )
     return said
+
+
+def _may_be(value: float, interval: Interval) -> bool:
+    return interval.low <= value <= interval.high
+
+
+def _paired(mine: MetricResult, theirs: MetricResult) -> tuple[Interval, str] | None:
+    """Return how much a metric is higher than another model's, item by item, and that in words; None where it is not known."""
+    if mine.scores is None or theirs.scores is None or len(mine.scores) != len(theirs.scores):
+        return None
+    first, second = np.array(mine.scores), np.array(theirs.scores)
+    value = float(first.mean() - second.mean())
+    more = intervals.paired_drop(first, second) or Interval(value=value, low=value, high=value)
+    p_value = intervals.exact_p(first, second)
+    tested = "" if p_value is None else f"; exact McNemar test: p = {p_value:.2g}"
+    return (
+        more,
+        f"Its {mine.name} less that of NNCF's default, item by item: {value:+.4f} [{more.low:+.4f}, {more.high:+.4f}]{tested}.",
+    )
 
 
 def _less_divergence(winner: Evaluation, default: Evaluation) -> Interval | None:

@@ -43,6 +43,24 @@ def paired_drop(reference: NDArray[np.float64], candidate: NDArray[np.float64]) 
     return Interval(value=value, low=min(value, float(centre - half)), high=max(value, float(centre + half)))
 
 
+def exact_p(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Return how likely a difference at least as large would be if neither model were right more often (two-sided).
+
+    The exact test of McNemar: of the items on which just one of the two is right, each is right on half of them by chance.
+
+    Args:
+        first: scores, shape [N].
+        second: scores of the same items, shape [N].
+
+    Returns:
+        None unless all scores are 0 or 1.
+    """
+    if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
+        return None
+    won, lost = int(np.sum(first > second)), int(np.sum(first < second))
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
 def mean(values: NDArray[np.float64]) -> Interval:
     """Return the mean with its bootstrap percentile interval (Efron and Tibshirani 1993, chapter 13).
 

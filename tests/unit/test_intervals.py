@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.metrics import intervals
-from ovquant.metrics.intervals import bootstrap, paired_drop
+from ovquant.metrics.intervals import bootstrap, exact_p, paired_drop
 
 SCORES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80)
 
@@ -27,6 +27,15 @@ def test_interval_of_scores_of_0_and_1_is_agresti_and_mins():
     assert found.value == pytest.approx(0.05)
     assert found.low == pytest.approx(0.049020 - 0.065880, abs=1e-5)
     assert found.high == pytest.approx(0.049020 + 0.065880, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n_lost", "n_won", "expected"), [(0, 0, 1.0), (5, 0, 2 / 2**5), (1, 2, 1.0), (1, 7, 2 * 9 / 2**8)])
+def test_the_exact_test_counts_the_discordant_items(n_lost: int, n_won: int, expected: float):
+    assert exact_p(*paired(n_lost, n_won, 40)) == pytest.approx(expected)
+
+
+def test_the_exact_test_is_of_scores_of_0_and_1_only():
+    assert exact_p(np.array([0.5, 1.0]), np.array([1.0, 0.0])) is None
 
 
 @given(SCORES)

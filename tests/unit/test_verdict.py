@@ -208,6 +208,23 @@ def test_what_is_not_beyond_chance_is_said_to_be_no_better_than_the_default(thei
     found = decide(BENCH, executor, rules(), [finalist(1)], default, "bf16")
     assert found.winner == 1
     told = " ".join(found.sentences)
-    assert ("Neither difference is beyond chance" in told) == is_alike
+    assert ("No difference is beyond chance" in told) == is_alike
     assert ("ovquant export OUT --trial 9" in told) == is_alike
     assert ("item by item" in told) == (theirs is not None)
+
+
+@pytest.mark.parametrize(("n_better", "is_alike"), [(1, True), (12, False)])
+def test_the_metric_is_compared_with_the_defaults_item_by_item(n_better: int, is_alike: bool):
+    class Scored(Holdout):
+        def _outcome(self, task: Task) -> Outcome:
+            done = super()._outcome(task)
+            n_wrong = 5 if self._key(task.subject) == 1 else 5 + n_better
+            assert isinstance(done, Evaluation)
+            scored = dataclasses.replace(done.metrics[0], scores=(0.0,) * n_wrong + (1.0,) * (100 - n_wrong))
+            return dataclasses.replace(done, metrics=(scored,), divergences=NOISY)
+
+    found = decide(BENCH, Scored({}, {1: 0.5, 9: 0.5}), rules(), [finalist(1)], finalist(9), "bf16")
+    told = " ".join(found.sentences)
+    assert f"item by item: +{n_better / 100:.4f} [" in told
+    assert f"exact McNemar test: p = {2 / 2**n_better:.2g}." in told
+    assert ("No difference is beyond chance" in told) == is_alike
