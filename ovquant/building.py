@@ -13,14 +13,25 @@ from typing import Any
 from ovquant import runtime
 from ovquant.errors import ModelError
 from ovquant.operations import Operation
-from ovquant.protocols import Sample
+from ovquant.protocols import Sample, Watch, unwatched
 from ovquant.quantization.shared import SharedQuantizer
 from ovquant.quantization.store import ArrayStore
 from ovquant.strategy import Strategy
 
 _MODELS_BYTES = 2 << 30
 _LONGEST_WAIT_S = 5.0
+SHARED = "shared"  # what is done for many strategies at once
 _MAX_AHEAD = 4  # models that are built and not yet asked for
+
+
+@contextlib.contextmanager
+def watched(watch: Watch, who: str, stage: str) -> Iterator[None]:
+    """Tell a watch that a stage begins, and that it ended."""
+    watch(who, stage, is_begun=True)
+    try:
+        yield
+    finally:
+        watch(who, stage, is_begun=False)
 
 
 class Builder:
@@ -29,7 +40,14 @@ class Builder:
     `announce` lets a thread begin with strategies that will be asked for; `build` waits for theirs, or makes it at once.
     """
 
-    def __init__(self, model: Any, operations: Sequence[Operation], samples: Sequence[Sample], model_dir: Path) -> None:
+    def __init__(
+        self,
+        model: Any,
+        operations: Sequence[Operation],
+        samples: Sequence[Sample],
+        model_dir: Path,
+        watch: Watch = unwatched,
+    ) -> None:
         """Keep what is needed.
 
         Args:
@@ -37,8 +55,10 @@ class Builder:
             operations: of `model`.
             samples: all calibration samples in order.
             model_dir: where files go; a directory of this run alone.
+            watch: hears what is being built.
         """
         self._model_dir = model_dir
+        self._watch = watch
         self._quantizer = SharedQuantizer(model, operations, samples, ArrayStore(model_dir / "statistics"))
         self._busy = threading.Lock()
         self._state = threading.Condition()
@@ -159,7 +179,9 @@ class Builder:
                 future.set_running_or_notify_cancel()
                 self._busy.acquire()
             try:
-                self._quantizer.prepare(unprepared)
+                if unprepared:
+                    with watched(self._watch, SHARED, "calibrate"):
+                        self._quantizer.prepare(unprepared)
                 future.set_result(self._make(strategy))
             except Exception as error:
                 future.set_exception(error)
@@ -171,10 +193,12 @@ class Builder:
     def _make(self, strategy: Strategy) -> Path:
         path = self.path(strategy)
         if not path.exists():
-            quantized = self._quantizer.quantize(strategy)
-            if runtime.count_fake_quantize(quantized) == 0:
-                raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
-            runtime.save_model(quantized, path)
+            # Accurate bias correction takes many times as long, and is watched as another thing.
+            with watched(self._watch, strategy.digest, "build" if strategy.canonical().fast_bias_correction else "correct"):
+                quantized = self._quantizer.quantize(strategy)
+                if runtime.count_fake_quantize(quantized) == 0:
+                    raise ModelError("nothing was quantized: the ignored scope covers all that NNCF would quantize")
+                runtime.save_model(quantized, path)
             _drop_oldest(path)
         return path
 

@@ -65,6 +65,11 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", help="accuracy, top5, a scikit-learn scorer, or file.py:function. Repeatable."),
 ]
+Budget = Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(help="Memory that the process of the candidates may take: 8G. [default: 80 % of what is free at the start]"),
+]
 IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 IsDebug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -82,11 +87,12 @@ def search(
     ] = None,
     max_divergence: Annotated[float | None, typer.Option(help="Largest divergence from the float model.")] = None,
     fitness: Annotated[Fitness | None, typer.Option(help="What is optimized. [default: pareto]")] = None,
-    budget: Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")] = None,
+    budget: Budget = None,
     max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most. [default: 40 without a budget]")] = None,
     population: Annotated[
-        int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials, at most 8]")
+        int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials, at most 6]")
     ] = None,
+    memory_limit: MemoryLimit = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every choice. [default: 0]")] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Directory for the results. [default: ovquant-out]")
@@ -130,6 +136,7 @@ def search(
         "objective": {"fitness": None if fitness is None else fitness.value},
         "budget": budget,
         "max_trials": max_trials,
+        "memory_limit": memory_limit,
         "population": population,
         "seed": seed,
         "output": output,
@@ -141,6 +148,27 @@ def search(
 
         options["metrics"] = [{"name": name} for name in metric] if metric else None
         return commands.search(_job(model, options, max_drop or ()), console)
+
+    _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
+
+
+@app.command()
+def resume(
+    output: Annotated[Path, typer.Argument(help="Output directory of a search that was stopped.")],
+    budget: Budget = None,
+    max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most, those tried before included.")] = None,
+    memory_limit: MemoryLimit = None,
+    is_json: IsJson = False,
+    is_quiet: IsQuiet = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Go on with a search that was stopped, by what its output directory holds."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import commands
+
+        changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
+        return commands.resume(output, changes, console)
 
     _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
 
@@ -303,7 +331,9 @@ def schema() -> None:
 def _run(command: Callable[[Console], dict[str, Any]], *, is_json: bool, is_quiet: bool = False, is_debug: bool = False) -> None:
     """Run a command, print its JSON if asked for, and turn errors into one message and an exit code."""
     from ovquant.console import Console
+    from ovquant.interrupts import terminate_like_interrupt
 
+    terminate_like_interrupt()
     console = Console(is_json=is_json, is_quiet=is_quiet)
     try:
         result = command(console)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ovquant import console as shown
-from ovquant import export, inspection, quantization, runtime, selection, verdict
+from ovquant import export, quantization, runtime, selection, verdict
 from ovquant.configfile import load
 from ovquant.console import Console
+from ovquant.contained import ContainedExecutor
 from ovquant.datasets.readers import open_source
 from ovquant.devices import resolve_device
 from ovquant.economy import economy
@@ -30,26 +31,28 @@ from ovquant.errors import (
 )
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
-from ovquant.job import Job, load_job, with_absolute_paths
+from ovquant.interrupts import at_once_next_time
+from ovquant.job import Job, load_job
 from ovquant.latency import SystemClock
+from ovquant.log import log
 from ovquant.objectives import Rules
 from ovquant.operations import Operation
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
 from ovquant.scopes import misses, resolve
-from ovquant.search import StopReason, meeting, run_search
+from ovquant.search import Progress, StopReason, meeting, run_search
 from ovquant.selection import Pick
-from ovquant.session import INSPECTION_FILE, JOB_FILE, STUDY_FILE, TARGET_FILE, Session, inspected_on, open_session
+from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
-from ovquant.study import Study, read_fingerprint, read_trials
-from ovquant.targets import load_target, to_yaml
+from ovquant.study import Study, read_trials
+from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.verdict import Row, Verdict, describe
+from ovquant.workplace import held, note_trial, open_study
 
 BEST = "best"
 _CSV = "trials.csv"
-_SPLITS = "splits.json"
 _RESULT = "result.json"
 
 
@@ -60,92 +63,77 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
         OvquantError: see `ovquant.errors`; nothing that was there before is lost.
     """
     output = Path(job.output)
-    _check_output(output)
-    with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
-        session = open_session(job, Path(models), output)
-        study = _open_study(session, output)
-        _announce(session, study, console)
-        runs_on = executor or InProcessExecutor()
+    with held(job) as work:
+        runs_on = executor or ContainedExecutor(work, job.memory_limit)
         try:
+            session = open_session(job, work, output, runs_on)
+            study = open_study(session, output)
+            runs_on.recall(session.bench, _known(study.trials()))
+            _announce(session, study, console)
             return _search(session, study, runs_on, console)
         except KeyboardInterrupt:
-            raise InterruptedSearchError(_interrupted(output, study.trials())) from None
+            at_once_next_time()
+            raise InterruptedSearchError(_interrupted(output)) from None
         finally:
             console.stop()
             runs_on.close()
-            with contextlib.suppress(OSError):
-                export.write_text(output / _CSV, export.trials_csv(study.trials(), session.space))
+
+
+def resume(output: Path, changes: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Go on with a search by what its output directory holds.
+
+    Args:
+        output: of the search.
+        changes: of the job, of what may change: budget, trials, memory.
+        console: for people.
+
+    Raises:
+        OvquantError: as `search`; there is no search to go on with.
+    """
+    if not (output / JOB_FILE).is_file() or not (output / STUDY_FILE).is_file():
+        raise OutputError(f"{output}: no search was begun there; begin one with ovquant search MODEL --data DATA -o {output}")
+    return search(load_job(output / JOB_FILE, {**changes, "output": str(output)}), console)
+
+
+def _known(trials: Sequence[Trial]) -> list[tuple[Strategy, Evaluation]]:
+    """Return what was measured of strategies."""
+    return [(t.strategy, t.outcome) for t in trials if t.strategy is not None and isinstance(t.outcome, Evaluation)]
 
 
 def _search(session: Session, study: Study, executor: Executor, console: Console) -> dict[str, Any]:
-    reason = run_search(session.plan(), study, executor, SystemClock(), console.trial)
+    def listen(progress: Progress) -> None:
+        note_trial(progress.trial)
+        console.trial(progress)
+
+    try:
+        reason = run_search(session.plan(), study, executor, SystemClock(), listen)
+    finally:
+        with contextlib.suppress(OSError):
+            export.write_text(Path(session.job.output) / _CSV, export.trials_csv(study.trials(), session.space))
     console.stop()
     console.info(f"Search ended: {reason}.")
+    log("search ended", reason=reason)
     decision = _decide(session, study, executor, reason, console)
-    result = _finish(session, study, decision, reason, console)
+    log("decided", winner=decision.winner, judgement=decision.judgement, sentences=decision.sentences)
+    result = _finish(session, study, executor, decision, reason, console)
     if decision.judgement == "refuted":
         best = Path(session.job.output) / BEST
         raise RefutedError(f"the holdout refutes every finalist; trial {decision.winner} is in {best} all the same")
     return result
 
 
-def _check_output(output: Path) -> None:
-    if output.exists() and not (output / STUDY_FILE).is_file():
-        export.require_free(output)
-
-
-def _open_study(session: Session, output: Path) -> Study:
-    """Return the study in `output`; a new one gets the resolved job written beside it.
-
-    Raises:
-        OutputError: it is the study of something else.
-    """
-    path = output / STUDY_FILE
-    fingerprint = session.fingerprint()
-    if path.exists():
-        _require_same(output, fingerprint)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        resolved = with_absolute_paths(session.job, Path.cwd()).model_copy(update={"target": TARGET_FILE})
-        export.write_text(output / JOB_FILE, to_yaml(resolved))
-        export.write_text(output / TARGET_FILE, to_yaml(session.target))
-        export.write_json(output / _SPLITS, session.workbench.samples.split.as_dict())
-        if session.inspected is not None:
-            kept = {"made_of": inspected_on(session.workbench), "inspection": inspection.to_json(session.inspected)}
-            export.write_json(output / INSPECTION_FILE, kept)
-        study = session.open_study(path)
-        if study.fingerprint is None:
-            study.set_fingerprint(fingerprint)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
-    return study
-
-
-def _require_same(output: Path, fingerprint: dict[str, Any]) -> None:
-    found = read_fingerprint(output / STUDY_FILE)
-    if found is None:
-        return
-    changed = [key for key in fingerprint if fingerprint[key] != found.get(key)]
-    if changed:
-        raise OutputError(
-            f"{output}: holds the study of another job; different: {', '.join(changed)}. Nothing was changed. "
-            "Give another output directory (-o), or the same job to continue"
-        )
-
-
 def _announce(session: Session, study: Study, console: Console) -> None:
-    workbench, space = session.workbench, session.space
-    counts = {name: len(workbench.samples.items(name)) for name in ("calibration", "validation", "holdout")}
+    opened, space = session.opened, session.space
     console.info(
         f"ovquant {versions().get('ovquant', '')}: {Path(session.job.model).name} for target {session.target.name} on "
         f"{session.device.name} ({session.device.full_name})"
     )
-    console.info("data: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " items")
+    console.info("data: " + ", ".join(f"{count} {name}" for name, count in opened.n_items.items()) + " items")
     options = session.job.data.preprocessing.model_dump(exclude_defaults=True)
     told = ", ".join(f"{key} {_listed(value)}" for key, value in options.items())
     console.info(f"preprocessing: {told or 'none'}")
     _announce_reference(session, console)
-    for name, kind in workbench.output_kinds().items():
+    for name, kind in opened.output_kinds.items():
         how = {
             "logits": "softmax, then relative entropy",
             "probabilities": "relative entropy",
@@ -161,7 +149,7 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         console.info(f"sensitivity: {shown.ranking_line(session.inspected.ranking)}")
     for note in (*space.notes, *session.device.notes):
         console.warn(note)
-    if not session.job.metrics and workbench.samples.labels("validation") is not None:
+    if not session.job.metrics and opened.has_labels:
         console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
     if study.trials():
         console.info(f"continuing a study of {len(study.trials())} trials")
@@ -173,12 +161,10 @@ def _listed(value: Any) -> str:
 
 def _announce_reference(session: Session, console: Console) -> None:
     """Tell what drops are counted from, and warn if the float model does no better than guessing."""
-    workbench = session.workbench
-    reference = workbench.reference("validation")
-    for metric, value in zip(workbench.metrics, reference.values, strict=True):
-        console.info(f"reference: the float model at f32 has {metric.name} {value:.4f} on validation items")
-        n_classes = reference.outputs[workbench.output_names[0]][0].size
-        if metric.name == "accuracy" and n_classes > 1 and value <= 1.5 / n_classes:
+    opened, n_classes = session.opened, session.opened.n_first
+    for name, value in zip(opened.metric_names, opened.reference_values, strict=True):
+        console.info(f"reference: the float model at f32 has {name} {value:.4f} on validation items")
+        if name == "accuracy" and n_classes > 1 and value <= 1.5 / n_classes:
             console.warn(
                 f"that is no better than guessing among {n_classes} classes: check preprocessing (mean, scale, channels) and the "
                 "order of the classes"
@@ -199,7 +185,7 @@ def _decide(session: Session, study: Study, executor: Executor, reason: StopReas
     over = f", over {spread:g} s" if spread else ""
     console.info(f"Timing {len(finalists)} finalists together{over}, then measuring them on the holdout ...")
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
-    return verdict.decide(session.bench, executor, session.rules, finalists, default, session.workbench.own_precision)
+    return verdict.decide(session.bench, executor, session.rules, finalists, default, session.opened.own_precision)
 
 
 def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> NoReturn:
@@ -230,14 +216,19 @@ def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates:
     )
 
 
-def _interrupted(output: Path, trials: Sequence[Trial]) -> str:
-    text = f"interrupted; {len(trials)} trials are kept in {output}. The same command continues"
+def _interrupted(output: Path) -> str:
+    if not (output / STUDY_FILE).exists():
+        return "interrupted before the search began; nothing is kept"
+    trials = read_trials(output / STUDY_FILE)
+    text = f"interrupted; {len(trials)} trials are kept in {output}. The same command continues, or ovquant resume {output}"
     if selection.pick(trials, "fastest") is not None:
         text += f"; ovquant export {output} --pick fastest -o DIR exports the best so far"
     return text + "."
 
 
-def _finish(session: Session, study: Study, decision: Verdict, reason: StopReason, console: Console) -> dict[str, Any]:
+def _finish(
+    session: Session, study: Study, executor: Executor, decision: Verdict, reason: StopReason, console: Console
+) -> dict[str, Any]:
     """Export the winner, show the verdict, return the result."""
     output = Path(session.job.output)
     trial = study.trial(decision.winner)
@@ -253,7 +244,8 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
         "notes": [*session.space.notes, *session.device.notes],
         "output": str(output),
     }
-    _export(session, trial, output / BEST, {"verdict": result["verdict"], "stop_reason": reason}, is_ours=True)
+    extra = {"verdict": result["verdict"], "stop_reason": reason}
+    _export(session, executor, trial, output / BEST, extra, is_ours=True)
     export.write_json(output / _RESULT, result)
     console.result("")
     notes = [f"Finalists were chosen on {trial.evaluation.n_items} validation items."]
@@ -265,22 +257,22 @@ def _finish(session: Session, study: Study, decision: Verdict, reason: StopReaso
     failures = result["n_failures"]
     console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / _CSV}")
     console.info(saved.words())
-    if session.workbench.sharing_fault is not None:
-        console.warn(
-            f"candidates were quantized one by one, as statistics could not be shared: {session.workbench.sharing_fault}"
-        )
+    if decision.sharing_fault is not None:
+        console.warn(f"candidates were quantized one by one, as statistics could not be shared: {decision.sharing_fault}")
     console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
     return result
 
 
-def _export(session: Session, trial: Trial, directory: Path, extra: dict[str, Any], *, is_ours: bool = False) -> None:
+def _export(
+    session: Session, executor: Executor, trial: Trial, directory: Path, extra: dict[str, Any], *, is_ours: bool = False
+) -> None:
     """Build a trial's model, check that it is the one that was measured, write its package."""
     if trial.strategy is None:
         raise UsageError(f"trial {trial.number} is the float model; there is nothing to export")
     measured = trial.evaluation
     if measured.raced is not None and measured.raced.reason == "screened":
         raise UsageError(f"trial {trial.number} was never built: it was screened by its fast bias correction")
-    model = runtime.read_model(session.workbench.build(trial.strategy))
+    model = runtime.read_model(executor.build(session.bench, trial.strategy))
     digest = runtime.graph_digest(model)
     if digest != measured.graph_digest:
         raise ModelError(
@@ -317,8 +309,9 @@ def export_trial(output: Path, number: int | None, pick: Pick | None, directory:
     job = load_job(output / JOB_FILE, {})
     note = "measured during the search, on validation items that it was selected by"
     with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
-        session = open_session(job, Path(models), output)
-        _export(session, trial, directory, {"note": note})
+        executor = InProcessExecutor()
+        session = open_session(job, Path(models), output, executor)
+        _export(session, executor, trial, directory, {"note": note})
     for dry_run in session.device.notes:
         console.warn(dry_run)
     console.result(f"Trial {trial.number}: {shown.measured(trial.evaluation)} (on validation items, during the search)")

@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovquant import runtime
-from ovquant.building import Builder
-from ovquant.datasets.splits import Samples
-from ovquant.environment import may_saturate
+from ovquant.building import SHARED, Builder, watched
+from ovquant.candidate import Candidate, Stages
+from ovquant.datasets.splits import Samples, fingerprint
+from ovquant.environment import may_saturate, versions
 from ovquant.errors import DataError, ModelError, OvquantError, did_you_mean, first_line
 from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.latency import SystemClock, measure, summarize
 from ovquant.metrics import divergence, intervals
 from ovquant.metrics.scores import SklearnScorer, TopK, build_metric
-from ovquant.protocols import Metric
+from ovquant.protocols import Metric, Watch, unwatched
 from ovquant.quantization import plain
+from ovquant.quantization.store import ArrayStore
 from ovquant.racing import Constraint
 from ovquant.records import (
     Comparison,
@@ -43,7 +45,7 @@ from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.structure import structure_key
 from ovquant.targets import MeasurementPlan
-from ovquant.tasks import BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
 from ovquant.validation import Columns, Reference, Validator
 
 # Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
@@ -52,57 +54,21 @@ _RESCUE = 4.0
 _COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of the float model's files
 
 
-@dataclasses.dataclass(slots=True)
-class _Stages:
-    """Names the stage at work and keeps the seconds of each."""
-
-    current: str = "start"
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.current = name
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class _Candidate:
-    """A task on its way: what was found out so far.
-
-    Attributes:
-        failure: what ended it.
-        path, model, compiled, graph_digest, structure, latency: as far as it got.
-    """
-
-    task: Task
-    stages: _Stages
-    failure: Failure | None = None
-    path: Path = Path()
-    model: Any = None
-    compiled: CompiledModel | None = None
-    graph_digest: str = ""
-    structure: str | None = None
-    latency: Latency | None = None
-
-    @property
-    def known_as(self) -> tuple[Any, ...]:
-        """What outcomes of equal models have in common."""
-        task = self.task
-        return (self.graph_digest, task.subject.inference_precision, task.split, task.is_timed, task.has_intervals)
-
-
 class Workbench:
     """The float model, the samples and the reference of one job, open in this process."""
 
-    def __init__(self, spec: BenchSpec) -> None:
+    def __init__(self, spec: BenchSpec, watch: Watch = unwatched) -> None:
         """Open model and data.
+
+        Args:
+            spec: what.
+            watch: hears what is done for whom.
 
         Raises:
             ModelError, DataError, ConfigError: they cannot be used together.
         """
         self.spec = spec
+        self._watch = watch
         self.model = runtime.read_model(Path(spec.model))
         if unnamed := runtime.unnamed_inputs(self.model):
             raise ModelError(f"{spec.model}: input {', '.join(unnamed)} has no name; export the model with named inputs")
@@ -116,8 +82,10 @@ class Workbench:
         self.samples = Samples(spec.data, self.inputs, spec.seed, is_divided=spec.is_divided)
         self.metrics: list[Metric] = [build_metric(metric, self.output_names) for metric in spec.metrics]
         work = Path(spec.model_dir)
-        self._builder = Builder(self.model, self.operations, self.samples.samples("calibration"), work)
+        self._builder = Builder(self.model, self.operations, self.samples.samples("calibration"), work, watch)
         self._validator = Validator(self.samples, self.metrics, self.output_names, work / "references")
+        self._kept = ArrayStore(work / "items")
+        self._identity = ""
         self._baseline = self._compile(self.model, None)
         self._references: dict[Split, Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
@@ -164,6 +132,40 @@ class Workbench:
             }
         return self._kinds
 
+    def describe(self) -> Bench:
+        """Read all items, run the reference on those of both splits, and return what a search needs to know.
+
+        Of the holdout that shows the float model alone: faults are found now, and no candidate is looked at.
+
+        Raises:
+            DataError: an item cannot be read, or a metric does not fit.
+            ModelError: outputs are not finite.
+        """
+        runtime.require_quantizable(self.model, Path(self.spec.model))
+        self.samples.read_all()
+        reference = self.reference("validation")
+        self.reference("holdout")
+        return Bench(
+            facts=self.facts(),
+            split=self.samples.split,
+            has_labels=self.samples.labels("validation") is not None,
+            output_kinds=self.output_kinds(),
+            n_first=int(reference.outputs[self.output_names[0]][0].size),
+            metric_names=tuple(metric.name for metric in self.metrics),
+            metric_directions=tuple(metric.direction for metric in self.metrics),
+            reference_values=reference.values,
+        )
+
+    def recall(self, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        """Take over what was measured before: latencies of kernels, outcomes of models that may come up again."""
+        for strategy, outcome in known:
+            if outcome.structure is not None and outcome.latency is not None:
+                self._latencies.setdefault(outcome.structure, outcome.latency)
+            is_timed = outcome.latency is not None
+            key = (outcome.graph_digest, strategy.inference_precision, outcome.split, is_timed, outcome.divergences is not None)
+            if outcome.raced is None or outcome.raced.reason != "screened":
+                self._known.setdefault(key, (outcome.same_as or strategy.digest, outcome))
+
     def reference(self, split: Split) -> Reference:
         """Return the float model's outputs at f32, computed once per split.
 
@@ -173,8 +175,17 @@ class Workbench:
         """
         if split not in self._references:
             compiled = self._compile(self.model, "f32")
-            self._references[split] = self._validator.refer(compiled, split, f"{self.spec.model} at f32: ")
+            what = f"{self.spec.model} at f32: "
+            self._references[split] = self._validator.refer(compiled, split, what, self._made_of(split))
         return self._references[split]
+
+    def _made_of(self, split: Split) -> str:
+        """Return a digest of all that the reference's outputs depend on."""
+        if not self._identity:
+            files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in runtime.model_files(Path(self.spec.model))]
+            data = [fingerprint(self.spec.data), self.spec.data.model_dump(mode="json")]
+            self._identity = repr([files, data, self.spec.device, dict(self.spec.target.compile_properties), versions()])
+        return hashlib.sha256(f"{self._identity} {self.samples.items(split)}".encode()).hexdigest()
 
     @property
     def sharing_fault(self) -> str | None:
@@ -230,7 +241,7 @@ class Workbench:
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Return the latencies of several models measured in turns; the first one is the baseline."""
-        stages = _Stages()
+        stages = Stages(self._watch, SHARED)
         try:
             compiled = []
             for subject in task.subjects:
@@ -238,9 +249,9 @@ class Workbench:
                     path = self.build(subject)
                 with stages.stage("compile"):
                     compiled.append(self._compile(runtime.read_model(path), subject.inference_precision))
-            with stages.stage("latency"):
+            with stages.stage("verdict"):
                 plan = self.spec.target.measurement.verdict
-                return Comparison(latencies=tuple(self._time(compiled, plan)))
+                return Comparison(latencies=tuple(self._time(compiled, plan)), sharing_fault=self.sharing_fault)
         except Exception as error:
             return Failure(stage=stages.current, error=type(error).__name__, message=first_line(error))
 
@@ -262,9 +273,10 @@ class Workbench:
                 hopeless[index] = dataclasses.replace(outcome, raced=dataclasses.replace(raced, reason="screened"), same_as=None)
         return hopeless
 
-    def _ready(self, task: Task) -> _Candidate:
+    def _ready(self, task: Task) -> Candidate:
         """Build and compile a task's model, unless the same model was evaluated before."""
-        candidate = _Candidate(task=task, stages=_Stages())
+        who = task.subject.digest if isinstance(task.subject, Strategy) else SHARED
+        candidate = Candidate(task=task, stages=Stages(self._watch, who))
         stages = candidate.stages
         with self._faults(candidate):
             with stages.stage("quantize"):
@@ -279,7 +291,7 @@ class Workbench:
         return candidate
 
     @contextlib.contextmanager
-    def _faults(self, candidate: _Candidate) -> Iterator[None]:
+    def _faults(self, candidate: Candidate) -> Iterator[None]:
         """Turn a candidate's fault into its failure; models that the user gave are faults of the user's."""
         try:
             yield
@@ -289,7 +301,7 @@ class Workbench:
             candidate.failure = Failure(stage=candidate.stages.current, error=type(error).__name__, message=first_line(error))
             candidate.compiled = None
 
-    def _structure(self, candidate: _Candidate) -> str:
+    def _structure(self, candidate: Candidate) -> str:
         compiled = candidate.compiled
         if compiled is None:
             raise ValueError("not compiled")
@@ -303,7 +315,7 @@ class Workbench:
             input_shapes={name: array.shape for name, array in sample.items()},
         )
 
-    def _time_new(self, candidates: Sequence[_Candidate]) -> None:
+    def _time_new(self, candidates: Sequence[Candidate]) -> None:
         """Time the kernels that are new, one candidate for each, in one round; give every candidate its latency."""
         timed = [candidate for candidate in candidates if candidate.structure is not None]
         new = {c.structure: c for c in timed if c.structure not in self._latencies and c.compiled is not None}
@@ -311,7 +323,10 @@ class Workbench:
             start = time.perf_counter()
             models = [c.compiled for c in new.values() if c.compiled is not None]
             try:
-                measured = self._time([self._baseline, *models], self.spec.target.measurement.ranking)[1:]
+                with contextlib.ExitStack() as stack:
+                    for candidate in new.values():
+                        stack.enter_context(watched(self._watch, candidate.stages.who, "latency"))
+                    measured = self._time([self._baseline, *models], self.spec.target.measurement.ranking)[1:]
             except Exception as error:
                 for candidate in new.values():
                     candidate.failure = Failure(stage="latency", error=type(error).__name__, message=first_line(error))
@@ -324,7 +339,7 @@ class Workbench:
         for candidate in timed:
             candidate.latency = self._latencies[str(candidate.structure)]
 
-    def _finish(self, candidate: _Candidate, rivals: Sequence[Rival]) -> Outcome:
+    def _finish(self, candidate: Candidate, rivals: Sequence[Rival]) -> Outcome:
         """Validate a candidate, or take over what is known of an equal model."""
         if candidate.failure is not None:
             return candidate.failure
@@ -342,7 +357,7 @@ class Workbench:
             self._known[candidate.known_as] = (subject.digest, outcome)
         return outcome
 
-    def _validated(self, candidate: _Candidate, rivals: Sequence[Rival]) -> Evaluation:
+    def _validated(self, candidate: Candidate, rivals: Sequence[Rival]) -> Evaluation:
         task, model, compiled = candidate.task, candidate.model, candidate.compiled
         if compiled is None:
             raise ValueError("not compiled")
@@ -361,6 +376,7 @@ class Workbench:
         items, stop = found.divergences, found.stop
         if stop is None and task.split == "validation" and isinstance(task.subject, Strategy):
             self._divergences[task.subject.digest] = items
+            self._kept.put({task.subject.digest: [items]})
         value = float(items.mean())
         n_all = len(self.samples.items(task.split))
         return Evaluation(
@@ -384,7 +400,7 @@ class Workbench:
     def _value_name(self, name: str) -> str:
         return self.metrics[int(name)].name if name.isdecimal() else "divergence"
 
-    def _constraints(self, candidate: _Candidate, reference: Reference, rivals: Sequence[Rival]) -> list[Constraint]:
+    def _constraints(self, candidate: Candidate, reference: Reference, rivals: Sequence[Rival]) -> list[Constraint]:
         """Return what a candidate is watched for while it is validated."""
         race = candidate.task.race
         if race is None or candidate.task.split != "validation":
@@ -398,9 +414,15 @@ class Workbench:
             found.append(Constraint(name="divergence", kind="divergence", limit=race.rules.max_divergence))
         rival = best_rival([*race.rivals, *rivals], candidate.latency)
         if rival is not None:
-            other = self._divergences.get(rival.digest)
+            other = self._divergences_of(rival.digest)
             found.append(Constraint(name="rival", kind="rival", limit=rival.divergence, other=other))
         return found
+
+    def _divergences_of(self, digest: str) -> NDArray[np.float64] | None:
+        """Return what a candidate diverged by on each validation item; of one that a process before measured, what that kept."""
+        if digest not in self._divergences and (kept := self._kept.get(digest)) is not None:
+            self._divergences[digest] = kept[0]
+        return self._divergences.get(digest)
 
     def _check_interface(self, model: Any, path: Path) -> None:
         names = [info.name for info in runtime.input_infos(model)]
@@ -452,13 +474,3 @@ def close_benches() -> None:
     for bench in _open_benches.values():
         bench.close()
     _open_benches.clear()
-
-
-def run_tasks(tasks: Sequence[Task]) -> list[Outcome]:
-    """Evaluate tasks of one bench in this process."""
-    return open_bench(tasks[0].bench).evaluate_all(tasks) if tasks else []
-
-
-def run_comparison(task: ComparisonTask) -> Comparison | Failure:
-    """Measure the models of a comparison in this process."""
-    return open_bench(task.bench).compare(task)

@@ -1,18 +1,38 @@
-"""Where candidates run."""
+"""Where models are evaluated: in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from ovquant.evaluation import close_benches, open_bench, run_comparison, run_tasks
-from ovquant.records import Comparison, Failure, Outcome, Subject
-from ovquant.tasks import BenchSpec, ComparisonTask, Task
+from ovquant import inspection
+from ovquant.evaluation import close_benches, open_bench
+from ovquant.inspection import Inspection
+from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+from ovquant.strategy import Strategy
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
 
 
 class InProcessExecutor:
-    """Runs every task in this process; the next models are built by a thread beside it."""
+    """Does everything in this process; the next models are built by a thread beside it."""
 
     n_together = 4
+
+    def open(self, bench: BenchSpec) -> Bench:
+        """Open model and data, and return what there is to know of them."""
+        return open_bench(bench).describe()
+
+    def inspect(self, bench: BenchSpec) -> Inspection:
+        """Return which layers lose most by being quantized."""
+        return inspection.inspect(open_bench(bench))
+
+    def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        """Take over what was measured before."""
+        open_bench(bench).recall(known)
+
+    def build(self, bench: BenchSpec, strategy: Strategy) -> Path:
+        """Return the IR of a strategy."""
+        return open_bench(bench).build(strategy)
 
     def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
         """Say what will be submitted next, so that work can be shared and begun."""
@@ -20,11 +40,11 @@ class InProcessExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate tasks of one bench; a fault of a candidate is returned, not raised."""
-        return run_tasks(tasks)
+        return open_bench(tasks[0].bench).evaluate_all(tasks) if tasks else []
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""
-        return run_comparison(task)
+        return open_bench(task.bench).compare(task)
 
     def close(self) -> None:
         """Stop what is under way."""

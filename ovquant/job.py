@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_validator
 
 from ovquant.configfile import FileModel, read_yaml, validate
 from ovquant.errors import ConfigError, UsageError
@@ -241,6 +241,7 @@ class Job(FileModel):
     stop_at: StopAt | None = None
     budget: Seconds | None = None
     max_trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
+    memory_limit: Annotated[ByteSize, Field(ge=1 << 20)] | None = None
     population: Annotated[int, Field(ge=2, le=10_000, strict=True)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     output: str = "ovquant-out"

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ovquant.records import Comparison, Failure, Outcome, Subject
-    from ovquant.tasks import BenchSpec, ComparisonTask, Task
+    from pathlib import Path
+
+    from ovquant.inspection import Inspection
+    from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+    from ovquant.strategy import Strategy
+    from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
 
 Array: TypeAlias = NDArray[Any]
 Sample: TypeAlias = Mapping[str, Array]
@@ -71,12 +75,52 @@ class Metric(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Who wants to know what is being done for whom; called from any thread."""
+
+    def __call__(self, who: str, stage: str, *, is_begun: bool) -> None:
+        """Hear that a stage begins or ends for a strategy (its model's digest), or for something else."""
+        ...
+
+
+def unwatched(who: str, stage: str, *, is_begun: bool) -> None:
+    """Hear nothing."""
+
+
 class Executor(Protocol):
-    """Where candidates are evaluated."""
+    """Where models are evaluated."""
 
     @property
     def n_together(self) -> int:
         """How many tasks are best submitted together; all of them are settled only when the last one is."""
+        ...
+
+    def open(self, bench: BenchSpec) -> Bench:
+        """Open model and data, run the float model on all items, and return what there is to know of them.
+
+        Raises:
+            OvquantError: they cannot be used together.
+        """
+        ...
+
+    def inspect(self, bench: BenchSpec) -> Inspection:
+        """Return which layers lose most by being quantized.
+
+        Raises:
+            OvquantError: that cannot be found out.
+        """
+        ...
+
+    def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        """Take over what was measured before, so that equal models and kernels are not measured again."""
+        ...
+
+    def build(self, bench: BenchSpec, strategy: Strategy) -> Path:
+        """Return the IR of a strategy.
+
+        Raises:
+            Exception: it cannot be built.
+        """
         ...
 
     def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:

@@ -134,6 +134,7 @@ class Evaluation:
         graph_digest: SHA-256 of structure, ranges, weights and biases.
         outputs_digest: SHA-256 of all outputs on the split.
         seconds: wall time by stage.
+        peak_bytes: largest memory of the process seen in each stage; empty where it was not watched.
         structure: key of the kernels that run, see `ovquant.structure`; None where latency was not asked for.
         same_as: digest of the strategy that gave the same model bit for bit and was measured before; None where there is none.
         raced: why it was stopped early, or None.
@@ -155,6 +156,7 @@ class Evaluation:
     same_as: str | None = None
     raced: Raced | None = None
     divergences: tuple[float, ...] | None = None
+    peak_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,7 @@ class Failure:
 
     Attributes:
         stage: ``quantize``, ``compile``, ``validate``, ``latency`` ...
-        error: class of the error.
+        error: class of the error; ``Crash``, ``Hang`` or ``OutOfMemory`` where its process had to be replaced.
         message: its first line.
     """
 
@@ -178,9 +180,15 @@ Outcome: TypeAlias = Evaluation | Failure
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Latencies of several models measured in turns in one run, in the order they were given; the first is the baseline."""
+    """Latencies of several models measured in turns in one run, in the order they were given; the first is the baseline.
+
+    Attributes:
+        latencies: one per model.
+        sharing_fault: why candidates could not share calibration statistics so far, None where they could.
+    """
 
     latencies: tuple[Latency, ...]
+    sharing_fault: str | None = None
 
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Evaluation | Failure, Field(discriminator="kind")])

@@ -17,13 +17,14 @@ from ovquant.export import model_sha256
 from ovquant.inspection import Inspection
 from ovquant.job import Job, with_absolute_paths
 from ovquant.objectives import Rules
+from ovquant.protocols import Executor
 from ovquant.recipe import Made, Recipe, recipe_from
 from ovquant.search import Plan
 from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study
 from ovquant.targets import Target, load_target
-from ovquant.tasks import BenchSpec
+from ovquant.tasks import Bench, BenchSpec
 
 STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"
@@ -44,6 +45,7 @@ class Session:
         rules: objectives and constraints.
         default: NNCF's default strategy here.
         seeds: genomes that the first generation begins with.
+        opened: what there is to know of model and data.
         is_default_in_space: whether the target allows `default`.
         inspected: which layers may be better off in float, where the target asks for genes of layers.
     """
@@ -52,17 +54,13 @@ class Session:
     target: Target
     device: Device
     bench: BenchSpec
+    opened: Bench
     space: SearchSpace
     rules: Rules
     default: Strategy
     seeds: tuple[Genome, ...]
     is_default_in_space: bool
     inspected: Inspection | None
-
-    @property
-    def workbench(self) -> Workbench:
-        """The open workbench of this process."""
-        return open_bench(self.bench)
 
     def plan(self) -> Plan:
         """Return what the search loop needs."""
@@ -71,7 +69,7 @@ class Session:
             rules=self.rules,
             default=self.default,
             is_default_in_space=self.is_default_in_space,
-            own_precision=self.workbench.own_precision,
+            own_precision=self.opened.own_precision,
             max_trials=self.job.max_trials,
             budget_s=self.job.budget,
             stop_at=self.job.stop_at,
@@ -126,7 +124,7 @@ class Session:
             strategy,
             target=self.target,
             data=self.job.data,
-            calibration=self.workbench.samples.items("calibration"),
+            calibration=self.opened.split.calibration,
             made=Made(model_sha256=hashes[Path(self.job.model).name], graph_digest=graph_digest, versions=versions()),
             notes=self.device.notes,
         )
@@ -138,36 +136,35 @@ class Session:
             "data": {
                 "sha256": data_fingerprint(self.job.data),
                 "seed": self.job.seed,
-                "items": {name: len(self.workbench.samples.items(name)) for name in ("calibration", "validation", "holdout")},
+                "items": self.opened.n_items,
             },
             "target": self.target.model_dump(mode="json"),
             "device": {"name": self.device.name, "full_name": self.device.full_name, "notes": list(self.device.notes)},
-            "own_precision": self.workbench.own_precision,
-            "output_kinds": self.workbench.output_kinds(),
+            "own_precision": self.opened.own_precision,
+            "output_kinds": dict(self.opened.output_kinds),
             "host": describe_host(),
             "versions": versions(),
         }
 
 
-def open_session(job: Job, model_dir: Path, output: Path) -> Session:
+def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) -> Session:
     """Return a job made ready; model, data and device are opened and checked, the reference is run on both splits.
 
     Args:
         job: what to do.
-        model_dir: an empty directory for candidate IRs; the caller removes it.
+        model_dir: a directory for candidate IRs and all that is computed once; the caller removes it.
         output: directory of the study, where an inspection may be kept.
+        executor: where to.
 
     Raises:
         OvquantError: anything that would make the search pointless.
     """
-    device, workbench = open_workbench(job, model_dir)
-    bench, target = workbench.spec, workbench.spec.target
-    workbench.samples.read_all()
-    workbench.reference("validation")
-    workbench.reference("holdout")  # of the float model only: faults are found now, and no candidate is looked at
-    facts, inspected = workbench.facts(), None
+    device, bench = bench_of(job, model_dir)
+    opened, target = executor.open(bench), bench.target
+    facts, inspected = opened.facts, None
     if target.genes.layers is not None:
-        inspected = inspection.stored(output / INSPECTION_FILE, inspected_on(workbench)) or inspection.inspect(workbench)
+        kept = inspection.stored(output / INSPECTION_FILE, inspected_on(bench, opened))
+        inspected = kept or executor.inspect(bench)
         facts = dataclasses.replace(facts, layers=inspected.promising())
     space = build_space(target, facts)
     default = nncf_default(target, facts)
@@ -177,11 +174,12 @@ def open_session(job: Job, model_dir: Path, output: Path) -> Session:
         target=target,
         device=device,
         bench=bench,
+        opened=opened,
         space=space,
         rules=Rules(
             objective=job.objective,
             metrics=job.metrics,
-            metric_directions=tuple(metric.direction for metric in workbench.metrics),
+            metric_directions=opened.metric_directions,
             max_divergence=job.max_divergence,
         ),
         default=default,
@@ -191,16 +189,16 @@ def open_session(job: Job, model_dir: Path, output: Path) -> Session:
     )
 
 
-def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
-    """Return the device of a job, and its model and data, opened and checked; no sample is read yet.
+def bench_of(job: Job, model_dir: Path) -> tuple[Device, BenchSpec]:
+    """Return the device of a job, and what candidates are evaluated on.
 
     Raises:
-        OvquantError: they cannot be used, or there is nothing to quantize.
+        OvquantError: target or device cannot be used.
     """
     target = load_target(job.target)
     device = resolve_device(target, job.device)
     absolute = with_absolute_paths(job, Path.cwd())
-    bench = BenchSpec(
+    return device, BenchSpec(
         model=absolute.model,
         target=target,
         device=device.name,
@@ -210,21 +208,30 @@ def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
         output_kinds=dict(job.output_kinds),
         model_dir=str(model_dir),
     )
+
+
+def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
+    """Return the device of a job, and its model and data, opened in this process and checked; no sample is read yet.
+
+    Raises:
+        OvquantError: they cannot be used, or there is nothing to quantize.
+    """
+    device, bench = bench_of(job, model_dir)
     workbench = open_bench(bench)
     runtime.require_quantizable(workbench.model, Path(job.model))
     return device, workbench
 
 
-def inspected_on(workbench: Workbench) -> dict[str, Any]:
+def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
     """Return what an inspection depends on."""
     return {
-        "model": model_sha256(Path(workbench.spec.model)),
-        "data": data_fingerprint(workbench.spec.data),
-        "data options": workbench.spec.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
-        "output_kinds": workbench.output_kinds(),
-        "seed": workbench.spec.seed,
-        "target": workbench.spec.target.model_dump(mode="json"),
-        "device": workbench.spec.device,
+        "model": model_sha256(Path(bench.model)),
+        "data": data_fingerprint(bench.data),
+        "data options": bench.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
+        "output_kinds": dict(opened.output_kinds),
+        "seed": bench.seed,
+        "target": bench.target.model_dump(mode="json"),
+        "device": bench.device,
         "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
     }
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from ovquant import records
+from ovquant.datasets.splits import Split
 from ovquant.job import DataSpec, MetricSpec, OutputKind
 from ovquant.objectives import Rules
-from ovquant.records import Evaluation, Latency, Split, Subject
-from ovquant.strategy import Strategy
+from ovquant.records import Evaluation, Latency, Subject
+from ovquant.space import ModelFacts
+from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import Target
 
 
@@ -37,6 +41,41 @@ class BenchSpec:
     output_kinds: Mapping[str, OutputKind]
     model_dir: str
     is_divided: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a process found when it opened what a `BenchSpec` names.
+
+    Attributes:
+        facts: what a search space needs to know.
+        split: which items serve what.
+        has_labels: whether the validation items have labels.
+        output_kinds: how each output is read, by name.
+        n_first: elements of the first output of one item.
+        metric_names: in the order of the job.
+        metric_directions: likewise.
+        reference_values: of the metrics on validation items, of the float model at f32.
+    """
+
+    facts: ModelFacts
+    split: Split
+    has_labels: bool
+    output_kinds: Mapping[str, OutputKind]
+    n_first: int
+    metric_names: tuple[str, ...]
+    metric_directions: tuple[Literal["maximize", "minimize"], ...]
+    reference_values: tuple[float, ...]
+
+    @property
+    def own_precision(self) -> InferencePrecision:
+        """The float precision that the target's compile properties give on the device."""
+        return self.facts.own_precision
+
+    @property
+    def n_items(self) -> dict[str, int]:
+        """Items by split."""
+        return {name: len(getattr(self.split, name)) for name in ("calibration", "validation", "holdout")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +121,7 @@ class Task:
 
     bench: BenchSpec
     subject: Subject
-    split: Split = "validation"
+    split: records.Split = "validation"
     is_timed: bool = True
     has_intervals: bool = False
     race: Race | None = None

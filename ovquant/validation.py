@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ Columns: TypeAlias = dict[str, list[Array]]
 Floats: TypeAlias = NDArray[np.float64]
 _FUNCTION_RESAMPLES = 400
 _N_CHECKED = 4
-_MAPPED_BYTES = 256 << 20
 # A second compilation has to save several times what it takes: what it saves is only estimated.
 _WORTH = 4.0
 
@@ -71,44 +70,69 @@ class Validator:
             samples: the items.
             metrics: in the order of the job.
             output_names: in the order of the model.
-            directory: where the reference's outputs go if they are large.
+            directory: where the reference's outputs are kept.
         """
         self._samples = samples
         self._directory = directory
         self._metrics = metrics
         self._output_names = output_names
 
-    def refer(self, compiled: CompiledModel, split: Split, what: str) -> Reference:
-        """Run the reference.
+    def refer(self, compiled: CompiledModel, split: Split, what: str, made_of: str) -> Reference:
+        """Run the reference, or read what a process before this one kept of it.
+
+        Args:
+            compiled: the float model at f32.
+            split: the items.
+            what: begins messages.
+            made_of: digest of all that its outputs depend on.
 
         Raises:
             ModelError: its outputs are not finite.
             DataError: a metric does not fit them and the labels.
         """
-        outputs = self._empty()
-        maps: dict[str, Array] = {}
-        items_run = self._samples.items(split)
-        for index, _ in enumerate(self._run(compiled, items_run, outputs, what)):
-            if index == 0:
-                maps = self._maps({name: column[0] for name, column in outputs.items()}, len(items_run), split)
-            for name, mapped in maps.items():
-                if outputs[name][-1].shape == mapped.shape[1:]:
-                    mapped[index] = outputs[name][-1]
-                    outputs[name][-1] = mapped[index]
+        outputs = self._kept(split, made_of)
+        if outputs is None:
+            outputs = self._empty()
+            self._keep(self._run(compiled, self._samples.items(split), outputs, what), outputs, split, made_of)
         values, items = self.score(outputs, split)
         return Reference(outputs=outputs, values=values, items=items)
 
-    def _maps(self, first: Mapping[str, Array], n_items: int, split: Split) -> dict[str, Array]:
-        """Return files that are mapped into memory for the outputs of all items, none if these are small."""
-        if sum(array.nbytes for array in first.values()) * n_items <= _MAPPED_BYTES:
-            return {}
+    def _keep(self, runs: Iterator[None], outputs: Columns, split: Split, made_of: str) -> None:
+        """Let the runs fill the outputs; keep them in files, mapped into memory, where all items have the same shapes."""
+        n_items = len(self._samples.items(split))
+        paths = self._paths(split, made_of)
         self._directory.mkdir(parents=True, exist_ok=True)
-        return {
-            name: np.lib.format.open_memmap(
-                self._directory / f"reference-{split}-{index}.npy", mode="w+", dtype=array.dtype, shape=(n_items, *array.shape)
-            )
-            for index, (name, array) in enumerate(first.items())
-        }
+        partial = {name: path.with_suffix(".partial") for name, path in paths.items()}
+        maps: dict[str, np.memmap[Any, Any]] = {}
+        is_even = True
+        for index, _ in enumerate(runs):
+            if index == 0:
+                maps = {
+                    name: np.lib.format.open_memmap(partial[name], "w+", column[0].dtype, (n_items, *column[0].shape))
+                    for name, column in outputs.items()
+                }
+            for name, mapped in maps.items():
+                if outputs[name][-1].shape == mapped.shape[1:]:
+                    mapped[index] = outputs[name][-1]
+                    outputs[name][-1] = np.asarray(mapped[index])
+                else:
+                    is_even = False
+        for name, path in partial.items():
+            if is_even:
+                maps[name].flush()
+                path.replace(paths[name])
+
+    def _paths(self, split: Split, made_of: str) -> dict[str, Path]:
+        names = enumerate(self._output_names)
+        return {name: self._directory / f"{split}-{made_of[:24]}-{index}.npy" for index, name in names}
+
+    def _kept(self, split: Split, made_of: str) -> Columns | None:
+        """Return what was kept of the same things, None if that is not all there."""
+        try:
+            maps = {name: np.load(path, mmap_mode="r") for name, path in self._paths(split, made_of).items()}
+        except (OSError, ValueError):
+            return None
+        return {name: list(np.asarray(mapped)) for name, mapped in maps.items()}
 
     def validate(
         self,

@@ -14,7 +14,7 @@ from ovquant.latency import relative_speedup
 from ovquant.metrics import intervals
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
-from ovquant.records import Evaluation, Failure, FloatModel, Interval, Latency, MetricResult, Subject, Trial
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Interval, Latency, MetricResult, Subject, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
@@ -52,6 +52,7 @@ class Verdict:
         judgement: of the winner.
         is_worth_it: False if the winner is not faster than the float model at its own precision.
         sentences: the verdict in words, the most important first.
+        sharing_fault: why candidates could not share calibration statistics, None where they could.
     """
 
     rows: tuple[Row, ...]
@@ -59,6 +60,7 @@ class Verdict:
     judgement: Judgement
     is_worth_it: bool
     sentences: tuple[str, ...]
+    sharing_fault: str | None = None
 
     @property
     def winner_row(self) -> Row:
@@ -108,7 +110,8 @@ def decide(
         RuntimeError: a model that could be measured before cannot be measured any more.
     """
     subjects = _subjects(finalists, default, own_precision)
-    latencies = _compare(bench, executor, subjects)
+    comparison = _compare(bench, executor, subjects)
+    latencies = dict(zip(subjects, comparison.latencies, strict=True))
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules, is_one_run=True)
     evaluations = _on_holdout(bench, executor, subjects)
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
@@ -142,7 +145,14 @@ def decide(
     if n_refuted and judged(winner) != "refuted":
         told = f"The holdout refuted {n_refuted} of {len(ordered)} finalists before it, so it took part in the choice."
         sentences = (*sentences, told)
-    return Verdict(rows=table, winner=winner.number, judgement=judged(winner), is_worth_it=is_worth_it, sentences=sentences)
+    return Verdict(
+        rows=table,
+        winner=winner.number,
+        judgement=judged(winner),
+        is_worth_it=is_worth_it,
+        sentences=sentences,
+        sharing_fault=comparison.sharing_fault,
+    )
 
 
 def _key(trial: Trial) -> str:
@@ -187,11 +197,11 @@ def _side(interval: Interval, limit: float) -> Judgement:
     return "refuted" if interval.low > limit else "inconclusive"
 
 
-def _compare(bench: BenchSpec, executor: Executor, subjects: dict[str, Subject]) -> dict[str, Latency]:
+def _compare(bench: BenchSpec, executor: Executor, subjects: dict[str, Subject]) -> Comparison:
     comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(subjects.values())))
     if isinstance(comparison, Failure):
         raise RuntimeError(f"the finalists cannot be timed ({comparison.stage}): {comparison.message}")
-    return dict(zip(subjects, comparison.latencies, strict=True))
+    return comparison
 
 
 def _on_holdout(bench: BenchSpec, executor: Executor, subjects: dict[str, Subject]) -> dict[str, Evaluation]:

@@ -105,9 +105,9 @@ class Naive:
         return result
 
 
-def benchmark_app(path: Path, precision: str, sample: Sample) -> float:
+def benchmark_app(path: Path, precision: str, sample: Sample, seconds: int = 5) -> float:
     """Return the median latency that benchmark_app prints, in ms."""
-    command = ["benchmark_app", "-m", str(path), "-hint", "latency", "-t", "5", "-infer_precision", precision]
+    command = ["benchmark_app", "-m", str(path), "-hint", "latency", "-t", str(seconds), "-infer_precision", precision]
     if any(None in (info.shape or (None,)) for info in runtime.input_infos(runtime.read_model(path))):
         shapes = (f"{name}[{','.join(map(str, array.shape))}]" for name, array in sample.items())
         command += ["-data_shape", ",".join(shapes)]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes.executor import TableExecutor
 
-from ovquant.evaluation import run_comparison, run_tasks
+from ovquant.contained import ContainedExecutor
 from ovquant.executor import InProcessExecutor
 from ovquant.job import DataSpec, MetricSpec
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Outcome, Subject, outcome_from_json, outcome_to_json
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, outcome_from_json, outcome_to_json
 from ovquant.selectors import ScopeSelector
 from ovquant.strategy import Strategy
 from ovquant.targets import Measurement, MeasurementPlan, Target
@@ -24,30 +22,6 @@ from ovquant.tasks import BenchSpec, ComparisonTask, Task
 SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
 GOOD = Strategy(subset_size=10)
 BAD = Strategy(subset_size=10, ignored_scope=ScopeSelector(patterns=(".*",)))
-
-
-class SpawnedExecutor:
-    """Runs what is submitted in a new process, as executors on other machines will."""
-
-    n_together = 2
-
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
-        with self._pool() as pool:
-            return pool.submit(run_tasks, tasks).result()
-
-    def compare(self, task: ComparisonTask) -> Comparison | Failure:
-        with self._pool() as pool:
-            return pool.submit(run_comparison, task).result()
-
-    @staticmethod
-    def _pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +38,16 @@ def bench(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
     )
 
 
-@pytest.fixture(params=["in process", "spawned", "table"])
-def executor(request: pytest.FixtureRequest) -> Executor:
+@pytest.fixture(params=["in process", "contained", "table"])
+def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     made = {
         "in process": InProcessExecutor,
-        "spawned": SpawnedExecutor,
+        "contained": lambda: ContainedExecutor(tmp_path),
         "table": lambda: TableExecutor(failing=frozenset({BAD.digest})),
     }
-    return made[request.param]()
+    running = made[request.param]()
+    yield running
+    running.close()
 
 
 def test_a_model_that_can_be_measured_gives_an_evaluation(executor: Executor, bench: BenchSpec) -> None:

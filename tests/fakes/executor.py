@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+from ovquant.executor import InProcessExecutor
+from ovquant.inspection import Inspection
 from ovquant.records import (
     Comparison,
     Evaluation,
@@ -17,7 +20,8 @@ from ovquant.records import (
     Outcome,
     Subject,
 )
-from ovquant.tasks import BenchSpec, ComparisonTask, Task
+from ovquant.strategy import Strategy
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
 
 
 def number(text: str, salt: str) -> float:
@@ -53,6 +57,18 @@ class TableExecutor:
         self.failing = failing
         self.max_drop = max_drop
         self.asked: list[str] = []
+
+    def open(self, bench: BenchSpec) -> Bench:
+        return InProcessExecutor().open(bench)
+
+    def inspect(self, bench: BenchSpec) -> Inspection:
+        return InProcessExecutor().inspect(bench)
+
+    def build(self, bench: BenchSpec, strategy: Strategy) -> Path:
+        return InProcessExecutor().build(bench, strategy)
+
+    def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        pass
 
     def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def validator(tmp_path: Path) -> Validator:
 
 @pytest.fixture
 def reference(validator: Validator) -> Reference:
-    return validator.refer(FakeModel(right), "validation", "")
+    return validator.refer(FakeModel(right), "validation", "", "made")
 
 
 def drop_limit(reference: Reference, limit: float) -> Constraint:
@@ -173,7 +174,7 @@ def test_outputs_come_in_item_order_and_equal_those_of_single_runs_bit_for_bit(t
     checked = Validator(ArraySamples(samples), [], names, tmp_path)
     compiled = CompiledModel(model, "CPU", properties, "f32")
     alone = CompiledModel(model, "CPU", properties, "f32")
-    found = checked.refer(compiled, "validation", "")
+    found = checked.refer(compiled, "validation", "", "made")
     singly = [alone.infer(samples[index]) for index in in_order(n_items=len(samples))]
     assert_same(found.outputs, {output: [results[output] for results in singly] for output in names})
     again = checked.validate(compiled, None, "validation", found, dict.fromkeys(names, "values"))
@@ -193,7 +194,7 @@ def test_outputs_after_a_change_to_throughput_equal_those_of_single_runs_bit_for
         made.append(CompiledModel(model, "CPU", QUICK, "f32"))
         return made[-1]
 
-    reference = checked.refer(compiled, "validation", "")
+    reference = checked.refer(compiled, "validation", "", "made")
     found = checked.validate(compiled, recompile, "validation", reference, {"logits": "logits"})
     assert len(made) == 1
     assert_same(found.outputs, {"logits": [compiled.infer(samples[index])["logits"] for index in in_order(n_items=150)]})
@@ -215,7 +216,7 @@ def test_sample_that_the_model_cannot_be_run_on_is_a_model_error(tmp_path):
     samples[7] = {"image": np.zeros((1, 4, 9, 9), np.float32)}
     compiled = CompiledModel(runtime.read_model(path), "CPU", {}, "f32")
     with pytest.raises(ModelError, match="inference failed"):
-        Validator(ArraySamples(samples), [], ["logits"], tmp_path).refer(compiled, "validation", "")
+        Validator(ArraySamples(samples), [], ["logits"], tmp_path).refer(compiled, "validation", "", "made")
 
 
 # The order of items
@@ -224,7 +225,7 @@ def test_sample_that_the_model_cannot_be_run_on_is_a_model_error(tmp_path):
 @pytest.mark.parametrize("split", ["validation", "holdout"])
 def test_items_are_run_in_the_order_of_their_split(validator, split):
     model = FakeModel(right)
-    found = validator.refer(model, split, "")
+    found = validator.refer(model, split, "", "made")
     assert model.seen == in_order(split)
     assert_same(found.outputs, {"y": [right(index)["y"] for index in in_order(split)]})
     assert found.values == (1.0,)
@@ -313,7 +314,7 @@ def test_model_that_cannot_be_compiled_again_is_run_as_it_is(validator, referenc
 def test_model_is_not_compiled_again_for_a_few_items(tmp_path, clock):
     n_few = 90
     few = Validator(FakeSamples(n_few), [], ["y"], tmp_path)
-    reference = few.refer(FakeModel(right), "validation", "")
+    reference = few.refer(FakeModel(right), "validation", "", "made")
     shop = Shop(FakeModel(right))
     found = few.validate(FakeModel(taking(clock, 1.0)), shop, "validation", reference, KINDS)
     assert shop.n_asked == 0
@@ -340,7 +341,7 @@ class SlowMetric(Accuracy):
 
 def test_time_that_scores_take_does_not_count_as_the_models(tmp_path, clock):
     slow = Validator(FakeSamples(labels=LABELS), [SlowMetric(clock)], ["y"], tmp_path)
-    reference = slow.refer(FakeModel(right), "validation", "")
+    reference = slow.refer(FakeModel(right), "validation", "", "made")
     shop = Shop(FakeModel(right))
     slow.validate(FakeModel(taking(clock, 0.01), 1.0), shop, "validation", reference, KINDS, [drop_limit(reference, 0.5)])
     assert shop.n_asked == 0
@@ -367,7 +368,7 @@ def test_output_that_is_not_finite_is_told_with_the_items_name(validator, refere
     with pytest.raises(ModelError, match=told):
         validator.validate(FakeModel(spoilt(bad, value)), None, "validation", reference, KINDS, what="m.xml: ")
     with pytest.raises(ModelError, match=told):
-        validator.refer(FakeModel(spoilt(bad, value)), "validation", "m.xml: ")
+        validator.refer(FakeModel(spoilt(bad, value)), "validation", "m.xml: ", "of another")
 
 
 def test_items_behind_the_one_that_is_not_finite_are_not_scored(validator, reference):
@@ -379,7 +380,7 @@ def test_items_behind_the_one_that_is_not_finite_are_not_scored(validator, refer
 
 def test_whole_numbers_are_finite(tmp_path):
     counted = Validator(FakeSamples(4), [], ["n"], tmp_path)
-    found = counted.refer(FakeModel(lambda index: {"n": np.array([index])}), "validation", "")
+    found = counted.refer(FakeModel(lambda index: {"n": np.array([index])}), "validation", "", "made")
     assert [int(array[0]) for array in found.outputs["n"]] == in_order(n_items=4)
 
 
@@ -481,7 +482,7 @@ class Forgetful(Accuracy):
 
 def test_metric_that_has_no_scores_any_more_is_a_data_error(tmp_path):
     unsteady = Validator(FakeSamples(labels=LABELS), [Forgetful()], ["y"], tmp_path)
-    reference = unsteady.refer(FakeModel(right), "validation", "")
+    reference = unsteady.refer(FakeModel(right), "validation", "", "made")
     with pytest.raises(DataError, match="'accuracy' gave scores per item before, now none"):
         unsteady.validate(FakeModel(right), None, "validation", reference, KINDS, [drop_limit(reference, 0.01)])
 
@@ -524,7 +525,7 @@ THREE: dict[str, OutputKind] = {"logits": "logits", "shares": "probabilities", "
 @pytest.mark.parametrize("kinds", [THREE, *({name: kind} for name, kind in THREE.items())], ids="+".join)
 def test_divergences_block_by_block_equal_those_at_once(tmp_path, kinds, is_ragged):
     several = Validator(FakeSamples(), [], list(THREE), tmp_path)
-    reference = several.refer(FakeModel(three_outputs(0.0, is_ragged=is_ragged)), "validation", "")
+    reference = several.refer(FakeModel(three_outputs(0.0, is_ragged=is_ragged)), "validation", "", "made")
     model = FakeModel(three_outputs(0.3, is_ragged=is_ragged))
     found = several.validate(model, None, "validation", reference, kinds, [divergence_limit(1e9)])
     assert found.stop is None
@@ -535,52 +536,59 @@ def test_divergences_block_by_block_equal_those_at_once(tmp_path, kinds, is_ragg
 
 @given(st.integers(1, 300))
 def test_every_number_of_items_is_run_once_each(n_items):
-    any_number = Validator(FakeSamples(n_items), [], ["y"], Path("unused"))
     model = FakeModel(right)
-    reference = any_number.refer(model, "validation", "")
-    found = any_number.validate(FakeModel(right), None, "validation", reference, KINDS, [divergence_limit(1.0)])
+    with tempfile.TemporaryDirectory() as folder:
+        any_number = Validator(FakeSamples(n_items), [], ["y"], Path(folder))
+        reference = any_number.refer(model, "validation", "", "made")
+        found = any_number.validate(FakeModel(right), None, "validation", reference, KINDS, [divergence_limit(1.0)])
     assert model.seen == in_order(n_items=n_items)
     assert found.divergences.tolist() == [0.0] * n_items
 
 
-# Large references
-
-
-def test_small_reference_stays_in_memory(validator, reference, tmp_path):
-    assert not any(isinstance(array, np.memmap) for array in reference.outputs["y"])
-    assert not (tmp_path / "references").exists()
+# What is kept of the reference
 
 
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["of one shape", "of several shapes"])
-def test_large_reference_is_mapped_and_gives_equal_results(tmp_path, monkeypatch, is_ragged):
-    several = Validator(FakeSamples(), [], list(THREE), tmp_path / "references")
+def test_another_validator_takes_over_what_was_kept(tmp_path, is_ragged):
     answer = three_outputs(0.0, is_ragged=is_ragged)
-    inside = several.refer(FakeModel(answer), "validation", "")
-    monkeypatch.setattr(validation, "_MAPPED_BYTES", 1000)
-    mapped = several.refer(FakeModel(answer), "validation", "")
-    assert all(isinstance(array, np.memmap) for array in (*mapped.outputs["logits"], *mapped.outputs["shares"]))
-    assert len(list((tmp_path / "references").iterdir())) == 3
-    assert_same(mapped.outputs, inside.outputs)
-    found = [
+    asked: list[int] = []
+
+    def counted(index: int):
+        asked.append(index)
+        return answer(index)
+
+    found = []
+    for _ in range(2):
+        several = Validator(FakeSamples(), [], list(THREE), tmp_path / "references")
+        found.append(several.refer(FakeModel(counted), "validation", "", "made"))
+    assert_same(found[0].outputs, found[1].outputs)
+    n_items = len(in_order())
+    assert len(asked) == (2 * n_items if is_ragged else n_items)  # outputs of several shapes are computed again
+    validated = [
         several.validate(FakeModel(three_outputs(0.3, is_ragged=is_ragged)), None, "validation", one, THREE).divergences.tolist()
-        for one in (inside, mapped)
+        for one in found
     ]
-    assert found[0] == found[1]
+    assert validated[0] == validated[1]
 
 
-def test_references_of_both_splits_are_mapped_side_by_side(validator, monkeypatch):
-    monkeypatch.setattr(validation, "_MAPPED_BYTES", 0)
-    found = {split: validator.refer(FakeModel(right), split, "") for split in ("validation", "holdout")}
+def test_what_was_kept_of_something_else_is_not_taken(validator):
+    first = validator.refer(FakeModel(right), "validation", "", "made")
+    other = validator.refer(FakeModel(lambda index: {"y": right(index)["y"] + 1}), "validation", "", "made of something else")
+    assert not np.array_equal(first.outputs["y"][0], other.outputs["y"][0])
+
+
+def test_a_torn_file_is_computed_again(validator, tmp_path):
+    validator.refer(FakeModel(right), "validation", "", "made")
+    (kept,) = (tmp_path / "references").glob("*.npy")
+    torn = kept.read_bytes()[:-8]
+    kept.unlink()
+    kept.write_bytes(torn)
+    again = validator.refer(FakeModel(right), "validation", "", "made")
+    assert_same(again.outputs, {"y": [right(index)["y"] for index in in_order()]})
+
+
+def test_references_of_both_splits_are_kept_side_by_side(validator):
+    found = {split: validator.refer(FakeModel(right), split, "", "made") for split in ("validation", "holdout")}
     for split, reference in found.items():
         assert_same(reference.outputs, {"y": [right(index)["y"] for index in in_order(split)]})
         assert reference.values == (1.0,)
-
-
-def test_limit_is_of_all_outputs_and_items_together(tmp_path, monkeypatch):
-    pair = Validator(FakeSamples(8), [], ["a", "b"], tmp_path)
-    answer: Answer = lambda index: {"a": np.zeros(3, np.float32), "b": np.zeros(5, np.float64)}  # noqa: E731
-    n_bytes = 8 * (3 * 4 + 5 * 8)
-    for limit, is_mapped in ((n_bytes, False), (n_bytes - 1, True)):
-        monkeypatch.setattr(validation, "_MAPPED_BYTES", limit)
-        outputs = pair.refer(FakeModel(answer), "validation", "").outputs
-        assert {isinstance(array, np.memmap) for column in outputs.values() for array in column} == {is_mapped}

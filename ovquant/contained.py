@@ -1,0 +1,331 @@
+"""Candidates in a process of their own, which is watched, and replaced when one of them takes it down."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ovquant.building import SHARED
+from ovquant.environment import available_bytes
+from ovquant.errors import ModelError, OutputError
+from ovquant.inspection import Inspection
+from ovquant.log import log
+from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+from ovquant.strategy import Strategy
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
+from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Stage, serve
+
+_LOOK_S = 0.2  # between looks at the worker's memory
+_SHARE = 0.8  # of the memory that is free when a search begins
+_TOLD_BYTES = 2000  # of what a worker printed last, for the log
+_END_S = 5.0
+_WAITING = "quantize"  # for a model that is built; that has a stage of its own
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a worker may take before it is replaced.
+
+    Attributes:
+        memory_bytes: resident memory.
+        first_s: seconds of a stage that was never seen to end.
+        factor: later ones may take so many times the longest one seen,
+        least_s: but always so many seconds.
+    """
+
+    memory_bytes: int
+    first_s: float = 3600.0
+    factor: float = 20.0
+    least_s: float = 120.0
+
+    def seconds(self, longest_s: float | None) -> float:
+        """Return what a stage may take, given the longest one seen."""
+        return self.first_s if longest_s is None else max(self.least_s, self.factor * longest_s)
+
+
+class _LostError(Exception):
+    """The worker is gone."""
+
+    def __init__(self, failure: Failure, suspects: frozenset[str]) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.suspects = suspects
+
+
+class ContainedExecutor:
+    """Hands everything to a worker process; what takes it down is found and told as a `Failure`, and a new one goes on.
+
+    A worker may be at two candidates at once: one is evaluated while the next one is built. Where it is not clear which one
+    took it down, those that were under way are run again, each by itself.
+    """
+
+    n_together = 4
+
+    def __init__(self, folder: Path, memory_bytes: int | None = None, limits: Limits | None = None) -> None:
+        """Start a worker.
+
+        Args:
+            folder: for what it prints.
+            memory_bytes: that it may take; None is most of what is free now.
+            limits: in place of the usual ones.
+        """
+        self._folder = folder
+        self._limits = limits or Limits(memory_bytes=memory_bytes or int(_SHARE * available_bytes()))
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([*PRELOADED, "ovquant.worker"])
+        self._n_workers = 0
+        self._bench: BenchSpec | None = None
+        self._known: list[tuple[Strategy, Evaluation]] = []
+        self._longest_s: dict[str, float] = {}
+        self._under_way: dict[tuple[str, str], float] = {}
+        self._peaks: dict[str, dict[str, int]] = {}
+        self._suspected: set[str] = set()
+        self._start()
+
+    def open(self, bench: BenchSpec) -> Bench:
+        """Open model and data in the worker.
+
+        Raises:
+            OvquantError: they cannot be used together, or take the worker down.
+        """
+        opened: Bench = self._required("open", bench)
+        return opened
+
+    def inspect(self, bench: BenchSpec) -> Inspection:
+        """Return which layers lose most.
+
+        Raises:
+            OvquantError: that cannot be found out.
+        """
+        found: Inspection = self._required("inspect", bench)
+        return found
+
+    def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        """Take over what was measured before; a worker that replaces another one is told again."""
+        self._known.extend(known)
+        self._required("recall", bench, list(known))
+
+    def build(self, bench: BenchSpec, strategy: Strategy) -> Path:
+        """Return the IR of a strategy.
+
+        Raises:
+            OvquantError: it cannot be built.
+        """
+        path: Path = self._required("build", bench, strategy)
+        return path
+
+    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+        """Say what will be submitted next; what is suspected of taking workers down is left for its own turn."""
+        told = [s for s in subjects if not (isinstance(s, Strategy) and s.digest in self._suspected)]
+        try:
+            self._call("announce", bench, told)
+        except _LostError as lost:
+            self._suspected |= lost.suspects
+            self._replace(lost)
+
+    def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Evaluate tasks of one bench, together as far as they are not suspected of anything."""
+        outcomes: dict[int, Outcome] = {}
+        left = list(range(len(tasks)))
+        alone = {index for index in left if _who(tasks[index]) in self._suspected}
+        while left:
+            batch = [index for index in left if index not in alone] or left[:1]
+            try:
+                found = self._call("submit", tasks[0].bench, [tasks[index] for index in batch])
+            except _LostError as lost:
+                self._replace(lost)
+                guilty = self._guilty(lost, {index: _who(tasks[index]) for index in batch})
+                if guilty is None:
+                    alone |= set(batch)
+                else:
+                    outcomes[guilty] = lost.failure
+            else:
+                outcomes |= {index: self._settled(tasks[index], one) for index, one in zip(batch, found, strict=True)}
+            left = [index for index in left if index not in outcomes]
+        return [outcomes[index] for index in range(len(tasks))]
+
+    def compare(self, task: ComparisonTask) -> Comparison | Failure:
+        """Measure the latencies of several models in turns."""
+        try:
+            found: Comparison | Failure = self._call("compare", task.bench, task)
+        except _LostError as lost:
+            self._replace(lost)
+            return lost.failure
+        return found
+
+    def close(self) -> None:
+        """End the worker at once."""
+        self._pipe.close()
+        self._end()
+
+    def _guilty(self, lost: _LostError, batch: dict[int, str]) -> int | None:
+        """Return the place of the candidate that took a worker down, None where others may have."""
+        if len(batch) == 1:
+            return next(iter(batch))
+        places = [index for index, who in batch.items() if who in lost.suspects]
+        elsewhere = lost.suspects - set(batch.values())
+        self._suspected |= elsewhere - {SHARED}
+        return places[0] if len(places) == 1 and not elsewhere else None
+
+    def _settled(self, task: Task, outcome: Outcome) -> Outcome:
+        who = _who(task)
+        self._suspected.discard(who)
+        peaks = self._peaks.pop(who, {})
+        if isinstance(outcome, Failure):
+            self._require_space(task.bench)
+            return outcome
+        outcome = dataclasses.replace(outcome, peak_bytes=peaks)
+        if isinstance(task.subject, Strategy):
+            self._known.append((task.subject, outcome))
+        return outcome
+
+    def _require_space(self, bench: BenchSpec) -> None:
+        """Check that a failure is not that of a full disk, which all the next ones would share.
+
+        Raises:
+            OutputError: there is no room for a model.
+        """
+        free = psutil.disk_usage(bench.model_dir).free
+        needed = 2 * Path(bench.model).stat().st_size + (1 << 20)
+        if free < needed:
+            raise OutputError(
+                f"{bench.model_dir}: no space left for candidates ({free >> 20} MB free, {needed >> 20} MB needed); trials "
+                "recorded before are kept. Free some, and the same command continues"
+            )
+
+    def _required(self, name: Name, bench: BenchSpec, *arguments: Any) -> Any:
+        """Return the answer to a call without which a search cannot go on.
+
+        Raises:
+            OvquantError: there is none.
+        """
+        try:
+            return self._call(name, bench, *arguments)
+        except _LostError as lost:
+            self._replace(lost)
+            raise ModelError(f"{bench.model}: {lost.failure.message}") from None
+
+    def _call(self, name: Name, bench: BenchSpec, *arguments: Any) -> Any:
+        """Return the answer to a call; watch time and memory meanwhile.
+
+        Raises:
+            _LostError: the worker ended, or had to be ended.
+            OvquantError: the call raised it.
+        """
+        self._bench = bench
+        try:
+            self._pipe.send(Call(name=name, bench=bench, arguments=arguments))
+            while True:
+                if self._pipe not in wait([self._pipe, self._worker.sentinel], _LOOK_S):
+                    self._look(name)
+                    continue
+                message = self._pipe.recv()
+                if isinstance(message, Stage):
+                    self._note(message)
+                elif isinstance(message, Done):
+                    return message.value
+                elif isinstance(message, Raised):
+                    raise message.error
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self._lost("Crash", self._how_it_ended()) from None
+
+    def _note(self, message: Stage) -> None:
+        key = (message.who, message.stage)
+        if message.is_begun:
+            self._under_way[key] = time.monotonic()
+            self._measure()
+        elif (begun := self._under_way.pop(key, None)) is not None:
+            took_s = time.monotonic() - begun
+            self._longest_s[message.stage] = max(took_s, self._longest_s.get(message.stage, 0.0))
+
+    def _look(self, name: Name) -> None:
+        """Note the worker's memory, and end it where that or the time of a stage is beyond its limit.
+
+        Raises:
+            _LostError: it was ended, or has ended.
+        """
+        if not self._worker.is_alive():
+            raise EOFError
+        used = self._measure()
+        if used > self._limits.memory_bytes:
+            self._end()
+            raise self._lost(
+                "OutOfMemory",
+                f"its process took {used >> 20} MB, more than the limit of {self._limits.memory_bytes >> 20} MB (memory_limit)",
+            )
+        now = time.monotonic()
+        for (_, stage), begun in self._under_way.items():
+            if stage == _WAITING:
+                continue
+            limit_s = self._limits.seconds(self._longest_s.get(stage))
+            if now - begun > limit_s:
+                self._end()
+                raise self._lost("Hang", f"{stage} did not end within {limit_s:.0f} s, and its process was ended")
+
+    def _measure(self) -> int:
+        """Return the worker's resident memory in bytes, and note it for what is under way."""
+        try:
+            used = int(self._process.memory_info().rss)
+        except psutil.Error:
+            return 0
+        for who, stage in self._under_way:
+            peaks = self._peaks.setdefault(who, {})
+            peaks[stage] = max(used, peaks.get(stage, 0))
+        return used
+
+    def _lost(self, kind: str, message: str) -> _LostError:
+        stages = [stage for _, stage in self._under_way]
+        failure = Failure(stage=stages[-1] if stages else "start", error=kind, message=message)
+        return _LostError(failure, frozenset(who for who, _ in self._under_way))
+
+    def _how_it_ended(self) -> str:
+        self._worker.join(_END_S)
+        code = self._worker.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+            hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+            return f"its process was ended by {name}{hint}"
+        return f"its process ended by itself with exit code {code}"
+
+    def _replace(self, lost: _LostError) -> None:
+        """Start another worker, and tell it what is known."""
+        printed = self._printed()
+        log("worker replaced", stage=lost.failure.stage, kind=lost.failure.error, message=lost.failure.message, printed=printed)
+        self._end()
+        self._pipe.close()
+        self._start()
+        if self._bench is not None and self._known:
+            self._required("recall", self._bench, list(self._known))
+
+    def _printed(self) -> str:
+        try:
+            return self._output.read_bytes()[-_TOLD_BYTES:].decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _start(self) -> None:
+        self._n_workers += 1
+        self._output = self._folder / f"worker-{self._n_workers}.log"
+        self._pipe, theirs = self._context.Pipe()
+        self._worker = self._context.Process(target=serve, args=(theirs, str(self._output)), name="ovquant-worker", daemon=True)
+        self._worker.start()
+        theirs.close()
+        self._process = psutil.Process(self._worker.pid)
+        self._under_way.clear()
+
+    def _end(self) -> None:
+        if self._worker.is_alive():
+            self._worker.kill()
+        self._worker.join(_END_S)
+
+
+def _who(task: Task) -> str:
+    return task.subject.digest if isinstance(task.subject, Strategy) else SHARED

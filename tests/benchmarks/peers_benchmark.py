@@ -1,0 +1,271 @@
+"""What other ways to quantize a model come to, beside ovquant: the same data, limit and time, measured together on the holdout.
+
+    python tests/benchmarks/peers_benchmark.py JOB.yaml [JOB.yaml ...] [--budget 180] [--json FILE]
+
+The peers, each on the job's calibration and validation items, stopped after the budget where they have steps to stop between:
+
+- NNCF default: `nncf.quantize` with model and data;
+- accuracy control: `nncf.quantize_with_accuracy_control` with the job's first metric and its limit;
+- best preset: `nncf.quantize` with each preset and model type; of those within the limit the fastest by ``benchmark_app -t 2``;
+- TPE: Optuna's TPESampler on the genes of the job's target; `nncf.quantize`, all validation items, ``benchmark_app -t 2``;
+- ovquant: ``ovquant search`` with the budget; its two minutes of final timing come on top.
+
+The models are then timed in turns over two minutes and run on the holdout. "Dominates": less divergence at no more latency, both
+by point estimates; brackets hold 95 % intervals. Let nothing else run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import optuna
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from engine_benchmark import benchmark_app
+
+from ovquant import runtime
+from ovquant.evaluation import Workbench
+from ovquant.job import Job, load_job
+from ovquant.latency import relative_speedup
+from ovquant.quantization import quantize
+from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
+from ovquant.session import open_workbench
+from ovquant.space import build_space
+from ovquant.strategy import Strategy
+from ovquant.tasks import ComparisonTask, Task
+
+
+@dataclasses.dataclass
+class Tried:
+    """A model that a peer made: where it is, its drop of the metric and divergence on validation items, its latency in ms."""
+
+    path: Path
+    drop: float
+    divergence: float
+    latency_ms: float
+    precision: str
+
+
+class Case:
+    """A job as a user with a script of his own would have it."""
+
+    def __init__(self, job: Job, folder: Path, budget_s: float) -> None:
+        self.job = job
+        self.folder = folder
+        self.budget_s = budget_s
+        _, self.bench = open_workbench(job, folder / "work")
+        self.samples = [dict(sample) for sample in self.bench.samples.samples("calibration")]
+        self.items = [dict(sample) for sample in self.bench.samples.samples("validation")]
+        self.labels = list(self.bench.samples.labels("validation") or [])
+        limit = job.metrics[0].max_drop
+        self.limit = 0.01 if limit is None else limit.limit(self.bench.reference("validation").values[0])
+
+    @property
+    def calibration(self) -> nncf.Dataset:
+        """All calibration samples, as NNCF takes them."""
+        return nncf.Dataset(self.samples)
+
+    def scores(self, compiled: Any, indices: list[int] | None = None) -> np.ndarray:
+        """Return the score of each validation item, of all or of some."""
+        chosen = range(len(self.items)) if indices is None else indices
+        name = self.bench.output_names[0]
+        outputs = [np.array(compiled(self.items[index])[compiled.output(0)]) for index in chosen]
+        scores = self.bench.metrics[0].per_item({name: outputs}, [self.labels[index] for index in chosen])
+        assert scores is not None
+        return scores
+
+    def save(self, model: Any, name: str) -> Path:
+        """Write a model as a user does."""
+        path = self.folder / f"{name}.xml"
+        runtime.save_model(model, path)
+        return path
+
+    def tried(self, model: Any, name: str, precision: str) -> Tried:
+        """Return what all validation items and benchmark_app say of a model."""
+        path = self.save(model, name)
+        subject = ModelFile(path=str(path), inference_precision=precision)
+        found = self.bench.evaluate(Task(bench=self.bench.spec, subject=subject, is_timed=False))
+        assert isinstance(found, Evaluation), found
+        latency_ms = benchmark_app(path, precision, self.items[0], seconds=2)
+        return Tried(path, found.metrics[0].drop.value, found.divergence.value, latency_ms, precision)
+
+    def best(self, tried: list[Tried]) -> Tried:
+        """Return the fastest model within the limit, or the one of least drop."""
+        fitting = [one for one in tried if one.drop <= self.limit]
+        return min(fitting, key=lambda one: one.latency_ms) if fitting else min(tried, key=lambda one: one.drop)
+
+
+def default(case: Case) -> Tried:
+    """NNCF's default."""
+    path = case.save(nncf.quantize(case.bench.model, case.calibration), "default")
+    return Tried(path, np.nan, np.nan, np.nan, case.bench.own_precision)
+
+
+def accuracy_control(case: Case) -> Tried:
+    """NNCF's loop that gives layers back until the metric is within the limit."""
+    whole = nncf.Dataset(list(range(len(case.items))), lambda index: case.items[index])
+
+    def validate(compiled: Any, data: Any) -> tuple[float, list[float]]:
+        positions = {id(item): index for index, item in enumerate(case.items)}
+        scores = case.scores(compiled, [positions[id(item)] for item in data])
+        return float(scores.mean()), scores.tolist()
+
+    model = nncf.quantize_with_accuracy_control(
+        case.bench.model,
+        case.calibration,
+        whole,
+        validate,
+        max_drop=case.limit,
+        drop_type=nncf.DropType.ABSOLUTE,
+    )
+    return Tried(case.save(model, "accuracy_control"), np.nan, np.nan, np.nan, case.bench.own_precision)
+
+
+def best_preset(case: Case) -> Tried:
+    """The best of NNCF's presets and model types."""
+    start, tried = time.perf_counter(), []
+    for model_type in (None, nncf.ModelType.TRANSFORMER):
+        for preset in (nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED):
+            if tried and time.perf_counter() - start > case.budget_s:
+                break
+            model = nncf.quantize(case.bench.model, case.calibration, preset=preset, model_type=model_type)
+            tried.append(case.tried(model, f"preset{len(tried)}", case.bench.own_precision))
+    return case.best(tried)
+
+
+def tpe(case: Case) -> Tried:
+    """Optuna's TPE on the target's genes; the layers' ones are left out, which are ovquant's own."""
+    target = case.bench.spec.target
+    space = build_space(target.model_copy(update={"genes": target.genes.model_copy(update={"layers": None})}), case.bench.facts())
+    sampler = optuna.samplers.TPESampler(seed=case.job.seed, constraints_func=lambda trial: [trial.user_attrs["excess"]])
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    start = time.perf_counter()
+    tried: dict[Strategy, Tried] = {}
+    while not tried or time.perf_counter() - start < case.budget_s:
+        trial = study.ask()
+        labels = {gene.name: trial.suggest_categorical(gene.name, gene.labels) for gene in space.genes}
+        strategy = space.strategy_from_genome(space.genome_from_labels(labels))
+        if strategy not in tried:
+            model = quantize(case.bench.model, strategy, case.samples[: strategy.subset_size], case.bench.operations)
+            tried[strategy] = case.tried(model, f"tpe{len(tried)}", strategy.inference_precision)
+        found = tried[strategy]
+        trial.set_user_attr("excess", found.drop - case.limit)
+        study.tell(trial, [found.divergence, found.latency_ms])
+    print(f"TPE: {len(tried)} strategies", flush=True)
+    return case.best(list(tried.values()))
+
+
+def ovquant(case: Case, job: Path) -> Tried:
+    """The search, from the command line."""
+    output = case.folder / "ovquant"
+    command = ["ovquant", "search", str(job), "--budget", f"{case.budget_s:g}", "-o", str(output), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not (output / "best").exists():
+        raise RuntimeError(done.stderr)
+    print(done.stdout, flush=True)
+    path = output / "best" / "model.xml"
+    precision = runtime.noted_precision(runtime.read_model(path)) or case.bench.own_precision
+    return Tried(path, np.nan, np.nan, np.nan, precision)
+
+
+def peers(job: Path) -> Iterator[tuple[str, Callable[[Case], Tried]]]:
+    """Yield names and ways."""
+    yield from {"NNCF default": default, "accuracy control": accuracy_control, "best preset": best_preset, "TPE": tpe}.items()
+    yield "ovquant", lambda case: ovquant(case, job)
+
+
+def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float]) -> list[dict[str, Any]]:
+    """Return the figures of all models, measured together."""
+    spec = bench.spec
+    subjects = [FloatModel(inference_precision=bench.own_precision)]
+    subjects += [ModelFile(path=str(tried.path), inference_precision=tried.precision) for tried in models.values()]
+    comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(subjects)))
+    assert not isinstance(comparison, Failure), comparison
+    tasks = [Task(bench=spec, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects]
+    rows = []
+    for name, outcome, latency in zip(["float", *models], bench.evaluate_all(tasks), comparison.latencies, strict=True):
+        assert isinstance(outcome, Evaluation), outcome
+        speedup = relative_speedup(latency, comparison.latencies[0])
+        rows.append(
+            {
+                "name": name,
+                "metric": outcome.metrics[0].value,
+                "drop": dataclasses.asdict(outcome.metrics[0].drop),
+                "divergence": dataclasses.asdict(outcome.divergence),
+                "speedup": dataclasses.asdict(speedup),
+                "used_s": used_s.get(name, 0.0),
+            }
+        )
+    return rows
+
+
+def told(rows: list[dict[str, Any]]) -> None:
+    """Print a table, and who dominates whom."""
+    print(f"{'':20s}{'metric':>8s}{'drop [95 %]':>28s}{'divergence [95 %]':>32s}{'speed-up [95 %]':>24s}{'used s':>8s}")
+    for row in rows:
+        drop, divergence, speedup = (row[name] for name in ("drop", "divergence", "speedup"))
+        print(
+            f"{row['name']:20s}{row['metric']:8.4f}"
+            + f"{drop['value']:+.4f} [{drop['low']:+.4f}, {drop['high']:+.4f}]".rjust(28)
+            + f"{divergence['value']:.4g} [{divergence['low']:.4g}, {divergence['high']:.4g}]".rjust(32)
+            + f"{speedup['value']:.2f} [{speedup['low']:.2f}, {speedup['high']:.2f}]".rjust(24)
+            + f"{row['used_s']:8.0f}"
+        )
+    mine = rows[-1]
+    for row in rows[1:-1]:
+        pairs = ((row, mine), (mine, row))
+        words = [f"{a['name']} dominates {b['name']}" for a, b in pairs if dominates(a, b)] or [
+            f"{row['name']}: neither dominates"
+        ]
+        print(*words)
+
+
+def dominates(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether the first diverges less and is no slower."""
+    is_closer = first["divergence"]["value"] < second["divergence"]["value"]
+    return bool(is_closer and first["speedup"]["value"] >= second["speedup"]["value"])
+
+
+def main() -> None:
+    """Run all peers on all jobs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", type=Path, nargs="+")
+    parser.add_argument("--budget", type=float, default=180.0, help="seconds for each peer")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    figures = {}
+    for path in arguments.jobs:
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case(load_job(path, {}), Path(folder), arguments.budget)
+            models, used_s = {}, {}
+            for name, way in peers(path):
+                start = time.perf_counter()
+                try:
+                    models[name] = way(case)
+                except Exception as error:  # a peer that fails is a result
+                    print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
+                used_s[name] = time.perf_counter() - start
+                print(f"{name}: {used_s[name]:.0f} s", flush=True)
+            print(f"{path.name}: {case.job.model}, limit {case.limit:.4f}")
+            figures[path.name] = measured(case.bench, models, used_s)
+            told(figures[path.name])
+            case.bench.close()
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
