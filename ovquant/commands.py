@@ -41,7 +41,7 @@ from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
 from ovquant.scopes import misses, resolve
-from ovquant.search import Progress, StopReason, meeting, run_search
+from ovquant.search import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
@@ -49,7 +49,7 @@ from ovquant.study import Study, read_trials
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.verdict import Row, Verdict, describe
-from ovquant.workplace import held, note_trial, open_study
+from ovquant.workplace import LOG_FILE, held, note_trial, open_study
 
 BEST = "best"
 _CSV = "trials.csv"
@@ -113,6 +113,12 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
     console.stop()
     console.info(f"Search ended: {reason}.")
     log("search ended", reason=reason)
+    failure = repeated_failure(study.trials())
+    if failure is not None:
+        console.warn(
+            f"the last {N_ALIKE} strategies all failed at {failure.stage} ({failure.error}: {failure.message}), so no more were "
+            f"tried; see {Path(session.job.output) / LOG_FILE}"
+        )
     decision = _decide(session, study, executor, reason, console)
     log("decided", winner=decision.winner, judgement=decision.judgement, sentences=decision.sentences)
     result = _finish(session, study, executor, decision, reason, console)

@@ -14,6 +14,8 @@ from ovquant.errors import ConfigError, did_you_mean, first_line
 
 FILE_VERSION = 1
 _MAX_FILE_BYTES = 1_000_000
+_MAX_VALUES = 200_000  # with what aliases stand for: a short file can describe billions
+_MAX_DEPTH = 50
 
 
 class FileModel(BaseModel):
@@ -74,10 +76,29 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be a {kind} file") from None
+    return _mapping(data, path, kind)
+
+
+def _mapping(data: Any, path: Path, kind: str) -> dict[str, Any]:
+    if _n_values(data, {}, 0) > _MAX_VALUES:
+        raise ConfigError(f"{path}: holds more than {_MAX_VALUES} values, or is nested too deeply; this is no {kind} file")
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise ConfigError(f"{path}: a {kind} file is a mapping of keys to values, found {found}")
     return data
+
+
+def _n_values(data: Any, counted: dict[int, int], depth: int) -> int:
+    """Return how many values there are, those that aliases repeat once more each time; beyond the limit if nested too deeply."""
+    if depth > _MAX_DEPTH:
+        return _MAX_VALUES + 1
+    if not isinstance(data, dict | list):
+        return 1
+    if id(data) not in counted:
+        counted[id(data)] = _MAX_VALUES + 1  # for a mapping that holds itself
+        children = data.values() if isinstance(data, dict) else data
+        counted[id(data)] = 1 + sum(_n_values(child, counted, depth + 1) for child in children)
+    return counted[id(data)]
 
 
 def validate(model: type[ModelT], data: Mapping[str, Any], where: str) -> ModelT:

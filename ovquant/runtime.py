@@ -94,6 +94,17 @@ def _check_onnx(path: Path) -> None:
     if path.is_dir():
         raise ModelError(f"{path}: is a directory, expected an ONNX file")
     try:
+        weights = model_files(path)[1:]
+    except Exception as error:
+        raise ModelError(f"{path}: broken or truncated ONNX file: {first_line(error)}; export or copy it again") from error
+    folder = path.parent.resolve()
+    for file in weights:
+        if not file.resolve().is_relative_to(folder):
+            raise ModelError(
+                f"{path}: asks for weights in {file}, which is outside of the model's folder; such a model is not read. Put them "
+                f"beside the model and export it again"
+            )
+    try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         hint = "export it again" if "parse" not in str(error) else "it is broken or truncated; copy or export it again"
@@ -110,9 +121,10 @@ def model_files(path: Path) -> list[Path]:
     if path.suffix != ".onnx":
         return [path]
     import onnx
+    from onnx.external_data_helper import _get_all_tensors
 
-    graph = onnx.load(str(path), load_external_data=False).graph
-    places = (entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location")
+    tensors = _get_all_tensors(onnx.load(str(path), load_external_data=False))
+    places = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
     return [path, *(path.parent / place for place in dict.fromkeys(places))]
 
 

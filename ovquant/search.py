@@ -16,7 +16,10 @@ from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.study import Proposal, Study
 from ovquant.tasks import BenchSpec, Race, Rival, Task, rival_of
 
-StopReason: TypeAlias = Literal["stop_at met", "max_trials reached", "budget used up", "search space exhausted"]
+StopReason: TypeAlias = Literal[
+    "stop_at met", "max_trials reached", "budget used up", "search space exhausted", "one failure after the other"
+]
+N_ALIKE = 8  # failures of one kind in a row that end a search: the next one would fail as well
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,10 +214,20 @@ class _Search:
             return "stop_at met"
         if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
             return "max_trials reached"
+        if repeated_failure(self._trials) is not None:
+            return "one failure after the other"
         is_late = self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s
         # However short the budget, NNCF's default is tried: a search always has something to compare.
         has_default = any(trial.role == "default" for trial in self._trials)
         return "budget used up" if is_late and (has_default or self._n_candidates() > 0) else None
+
+
+def repeated_failure(trials: Sequence[Trial]) -> Failure | None:
+    """Return the last failure if that many candidates in a row failed at the same stage with the same kind of error."""
+    outcomes = [trial.outcome for trial in trials if trial.strategy is not None][-N_ALIKE:]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    is_alike = len(failures) == N_ALIKE and len({(failure.stage, failure.error) for failure in failures}) == 1
+    return failures[-1] if is_alike else None
 
 
 def meeting(trials: list[Trial], stop_at: StopAt | None, rules: Rules) -> list[Trial]:

@@ -282,7 +282,7 @@ def _load(path: Path) -> optuna.Study:
 
 
 def _require_study(path: Path) -> None:
-    """Check that a file is an Optuna database, without a chance to change it.
+    """Check that a file is an Optuna database; nothing is changed, but what a killed process left half done is taken back.
 
     Raises:
         OutputError: it is not there, or something else.
@@ -290,12 +290,19 @@ def _require_study(path: Path) -> None:
     if not path.is_file():
         raise OutputError(f"{path}: no study there; give the output directory of a search")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            names = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        try:
+            names = _tables(path, "ro")
+        except sqlite3.OperationalError:  # a journal that has to be rolled back first
+            names = _tables(path, "rw")
     except sqlite3.Error as error:
         raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
     if "studies" not in names:
         raise OutputError(f"{path}: is no study of ovquant; nothing was changed")
+
+
+def _tables(path: Path, mode: str) -> set[str]:
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as database:
+        return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
 
 
 def _url(path: Path) -> str:

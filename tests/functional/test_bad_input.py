@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,45 @@ def other_study() -> None:
     Path("out/precious.txt").write_text("mine")
 
 
+def bomb() -> None:
+    """Write an image file of 80 bytes that stands for 400 million pixels."""
+    Path("bombs").mkdir()
+    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunks = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
+    content = b"".join((len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks)
+    for name in "abcdefghi":
+        Path(f"bombs/{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def binary() -> None:
+    Path("job.yaml").write_bytes(bytes(range(256)))
+
+
+def no_image() -> None:
+    Path("images").mkdir()
+    for name in "abcdefghi":
+        Path(f"images/{name}.png").write_text("no image")
+
+
+def weights(place: str) -> Callable[[], None]:
+    """Return a function that writes the model with weights at `place`."""
+
+    def write() -> None:
+        model = onnx.load("model.onnx")
+        for tensor in model.graph.initializer:
+            if tensor.raw_data:
+                tensor.data_location = TensorProto.EXTERNAL
+                del tensor.external_data[:]
+                tensor.external_data.add(key="location", value=place)
+                tensor.ClearField("raw_data")
+                break
+        Path("out.onnx").write_bytes(model.SerializeToString())
+
+    return write
+
+
+OUT_ONNX = ["search", "out.onnx", "--data", "data.npz"]
+OWN_TARGET = ["search", "model.onnx", "--data", "data.npz", "--target", "t.yaml"]
 SEARCH = ["search", "model.onnx", "--data", "data.npz", "--max-trials", "2", "-o", "out"]
 QUANTIZE = ["quantize", "model.onnx", "--data", "data.npz", "-o", "d", "--recipe"]
 MANY_FAULTS = JOB + "metric: accuracy\nmax_trails: 3\nseed: -1\nbudget: soon\n"
@@ -260,6 +300,91 @@ CASES: list[tuple[str, Callable[[], None], list[str], int, list[str]]] = [
         DATA,
         ["m.py:f", "ZeroDivisionError"],
     ),
+    # Files that are not what they seem
+    (
+        "job that aliases blow up",
+        text("job.yaml", "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(12))),
+        ["search", "job.yaml"],
+        CONFIG,
+        ["holds more than 200000 values"],
+    ),
+    ("job that holds itself", text("job.yaml", "a: &a {b: *a}\n"), ["search", "job.yaml"], CONFIG, ["nested too deeply"]),
+    ("job nested deeply", text("job.yaml", "a: " + "[" * 300 + "]" * 300), ["search", "job.yaml"], CONFIG, ["nested too deeply"]),
+    ("job of megabytes", text("job.yaml", "# " + "x" * 1_100_000), ["search", "job.yaml"], CONFIG, ["larger than 1000000 bytes"]),
+    ("job empty", text("job.yaml", ""), ["search", "job.yaml"], CONFIG, ["a mapping of keys to values, found nothing"]),
+    ("job that runs code", text("j.yaml", "model: !!python/name:os.system\n"), ["search", "j.yaml"], CONFIG, ["not valid YAML"]),
+    ("job is binary", binary, ["search", "job.yaml"], CONFIG, ["job.yaml"]),
+    ("job is a directory", lambda: Path("job.yaml").mkdir(), ["search", "job.yaml"], CONFIG, ["is a directory"]),
+    ("key twice", text("job.yaml", JOB + "max_trials: 3\n"), ["search", "job.yaml"], CONFIG, ["'max_trials' is there twice"]),
+    ("job of another version", text("job.yaml", JOB.replace("1", "9", 1)), ["search", "job.yaml"], CONFIG, ["version"]),
+    (
+        "pickles in npz",
+        lambda: np.savez("objects.npz", image=np.array([{"a": 1}] * 9, dtype=object), y=np.zeros(9)),
+        ["search", "model.onnx", "--data", "objects.npz"],
+        DATA,
+        ["objects.npz"],
+    ),
+    ("image that is a bomb", bomb, ["search", "model.onnx", "--data", "bombs"], DATA, ["cannot be read as an image", "bomb"]),
+    ("image that is none", no_image, ["search", "model.onnx", "--data", "images"], DATA, ["a.png: cannot be read as an image"]),
+    ("weights elsewhere", weights("../outside.bin"), [*OUT_ONNX], MODEL, ["outside of the model's"]),
+    ("weights at a path", weights("/etc/hostname"), [*OUT_ONNX], MODEL, ["outside of the model's"]),
+    ("weights missing", weights("gone.bin"), [*OUT_ONNX], MODEL, ["gone.bin"]),
+    ("model is a directory", empty_folder, ["search", "empty", "--data", "data.npz"], MODEL, ["empty"]),
+    ("weights only", text("a.bin", "x"), ["search", "a.bin", "--data", "data.npz"], MODEL, ["a.bin"]),
+    ("no function in the file", text("d.py", "x = 1\n"), ["search", "model.onnx", "--data", "d.py:f"], DATA, ["d.py", "f"]),
+    ("python file with a fault", text("d.py", "def f(:\n"), ["search", "model.onnx", "--data", "d.py:f"], DATA, ["d.py"]),
+    (
+        "python entry without items",
+        text("d.py", "def f():\n    return iter(())\n"),
+        ["search", "model.onnx", "--data", "d.py:f"],
+        DATA,
+        ["d.py:f"],
+    ),
+    # Values that cannot be
+    ("memory in words", nothing, [*SEARCH, "--memory-limit", "plenty"], CONFIG, ["memory_limit"]),
+    ("memory of nothing", nothing, [*SEARCH, "--memory-limit", "1k"], CONFIG, ["memory_limit"]),
+    ("memory too small", nothing, [*SEARCH, "--memory-limit", "20M"], MODEL, ["more than the limit of 19 MB"]),
+    ("a generation of one", nothing, [*SEARCH, "--population", "1"], CONFIG, ["population", "greater than or equal to 2"]),
+    ("negative divergence", nothing, [*SEARCH, "--max-divergence", "-1"], CONFIG, ["max_divergence"]),
+    ("metric twice", nothing, [*SEARCH, "--metric", "top5", "--metric", "top5"], CONFIG, ["the same metric is given twice"]),
+    ("fitness unknown", nothing, [*SEARCH, "--fitness", "speed"], USAGE, ["--fitness"]),
+    ("fitness without metric", nothing, [*SEARCH, "--fitness", "accuracy"], CONFIG, ["metric"]),
+    ("no calibration items", nothing, [*SEARCH, "--calibration-items", "0"], CONFIG, ["calibration_items"]),
+    ("layout unknown", nothing, [*SEARCH, "--layout", "NXYZ"], CONFIG, ["layout"]),
+    ("channels unknown", nothing, [*SEARCH, "--channels", "CMYK"], CONFIG, ["channels"]),
+    ("scale of zero", nothing, [*SEARCH, "--scale", "0"], CONFIG, ["scale"]),
+    ("crop of words", nothing, [*SEARCH, "--crop", "all"], USAGE, ["HEIGHTxWIDTH"]),
+    (
+        "kind of an output that is not there",
+        text("job.yaml", JOB + "output_kinds: {logit: logits}\n"),
+        ["search", "job.yaml"],
+        DATA,
+        ["no output 'logit'", "did you mean 'logits'?"],
+    ),
+    ("gene of no values", text("t.yaml", TARGET + "genes: {preset: []}\n"), OWN_TARGET, CONFIG, ["genes.preset"]),
+    ("no layers", text("t.yaml", TARGET + "genes: {layers: {top: 0}}\n"), OWN_TARGET, CONFIG, ["layers.top"]),
+    (
+        "no visits",
+        text("t.yaml", TARGET + "measurement: {ranking: {visits: 0}}\n"),
+        [*SEARCH, "--target", "t.yaml"],
+        CONFIG,
+        ["measurement.ranking"],
+    ),
+    # Other commands
+    ("resume of nothing", nothing, ["resume", "nowhere"], OUTPUT, ["no search was begun there"]),
+    ("export of something else", text("study.db", "mine"), ["export", ".", "--trial", "1", "-o", "d"], OUTPUT, ["study.db"]),
+    ("pick unknown", nothing, ["export", ".", "--pick", "best", "-o", "d"], USAGE, ["--pick"]),
+    ("recipe is a job", text("r.yaml", JOB), [*QUANTIZE, "r.yaml"], CONFIG, ["r.yaml: model: unknown key"]),
+    ("target to show is unknown", nothing, ["targets", "show", "cpuu"], CONFIG, ["did you mean 'cpu'?"]),
+    ("target to check is broken", text("t.yaml", "name: [\n"), ["targets", "check", "t.yaml"], CONFIG, ["t.yaml:2"]),
+    (
+        "inspect into a file that is there",
+        text("l.json", "x"),
+        ["inspect", "model.onnx", "--data", "data.npz", "-o", "l.json"],
+        OUTPUT,
+        ["there already"],
+    ),
+    ("unknown command", nothing, ["serach"], USAGE, ["serach"]),
 ]  # fmt: skip
 
 

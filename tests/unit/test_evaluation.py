@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import pickle
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,9 @@ import small
 from onnx import numpy_helper
 
 from ovquant import quantization, runtime
+from ovquant.contained import ContainedExecutor
 from ovquant.errors import DataError, ModelError
-from ovquant.evaluation import Workbench, open_bench, run_tasks
+from ovquant.evaluation import Workbench, open_bench
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, Source
 from ovquant.objectives import Rules
 from ovquant.records import (
@@ -407,17 +406,18 @@ def test_timed_outcome_survives_json(bench):
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[ProcessPoolExecutor]:
-    """Yield one worker process that inherits nothing."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
+def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainedExecutor]:
+    """Yield a worker process."""
+    executor = ContainedExecutor(tmp_path_factory.mktemp("worker"))
+    yield executor
+    executor.close()
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_child_process_gives_the_same_outcome(bench, child, tmp_path, name):
     here = bench.evaluate(task(bench.spec, SUBJECTS[name]))
     elsewhere = dataclasses.replace(bench.spec, model_dir=str(tmp_path))  # so that the child quantizes for itself
-    there = child.submit(run_tasks, [task(elsewhere, SUBJECTS[name])]).result(timeout=120)[0]
+    there = child.submit([task(elsewhere, SUBJECTS[name])])[0]
     if isinstance(here, Failure):
         assert there == here
     else:

@@ -1,0 +1,191 @@
+"""What takes a worker down is found, told as the candidate's failure, and the next candidates are none the worse.
+
+Faults are real: a metric of the user's that crashes, hangs or eats memory in the worker, once, when a file says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ovquant.contained import ContainedExecutor, Limits
+from ovquant.errors import DataError, OutputError, OvquantError
+from ovquant.job import DataSpec, MetricSpec
+from ovquant.records import Evaluation, Failure, FloatModel
+from ovquant.strategy import Strategy
+from ovquant.targets import Measurement, MeasurementPlan, Target
+from ovquant.tasks import BenchSpec, Task
+
+SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
+FIRST, SECOND, THIRD = (Strategy(subset_size=size) for size in (10, 9, 8))
+METRIC = """
+import os, signal, time
+from pathlib import Path
+import numpy as np
+
+def score(outputs, labels):
+    order = Path({order!r})
+    fault = order.read_text() if order.exists() else ""
+    order.unlink(missing_ok=True)
+    if fault == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == "abort":
+        os.abort()
+    if fault == "exit":
+        os._exit(3)
+    if fault == "hang":
+        time.sleep(1000)
+    if fault == "memory":
+        eaten = []
+        while True:
+            eaten.append(np.ones(1 << 24))
+            time.sleep(0.01)
+    if fault == "raise":
+        raise RuntimeError("made to fail")
+    scores = np.array([float(np.argmax(output) == label) for output, label in zip(outputs["logits"], labels)])
+    return scores * np.nan if fault == "nan" else scores
+"""
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Path:
+    """Return the file that a fault is ordered by."""
+    return tmp_path / "order"
+
+
+@pytest.fixture
+def bench(conv_case: tuple[Path, Path], tmp_path: Path, order: Path) -> BenchSpec:
+    (tmp_path / "metric.py").write_text(METRIC.format(order=str(order)))
+    (tmp_path / "work").mkdir()
+    return BenchSpec(
+        model=str(conv_case[0]),
+        target=Target(version=1, name="t", device="CPU", measurement=Measurement(ranking=SHORT, verdict=SHORT)),
+        device="CPU",
+        data=DataSpec(path=str(conv_case[1])),
+        seed=0,
+        metrics=(MetricSpec(name=f"{tmp_path / 'metric.py'}:score"),),
+        output_kinds={},
+        model_dir=str(tmp_path / "work"),
+    )
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[ContainedExecutor]:
+    limits = Limits(memory_bytes=2 << 30, first_s=60.0, factor=4.0, least_s=4.0)
+    running = ContainedExecutor(tmp_path / "work", limits=limits)
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("segfault", "Crash", "SIGSEGV"),
+        ("abort", "Crash", "SIGABRT"),
+        ("exit", "Crash", "exit code 3"),
+        ("hang", "Hang", "validate did not end within 4 s"),
+        ("memory", "OutOfMemory", "more than the limit of 2048 MB"),
+        ("raise", "DataError", "made to fail"),
+        ("nan", "DataError", ""),
+    ],
+)
+def test_a_fault_is_its_candidates_alone(
+    executor: ContainedExecutor, bench: BenchSpec, order: Path, fault: str, error: str, message: str
+) -> None:
+    opened = executor.open(bench)
+    assert executor.submit([Task(bench=bench, subject=FloatModel(inference_precision="f32"))])[0].kind == "evaluation"
+    order.write_text(fault)
+    outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in (FIRST, SECOND)])
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    assert [(failure.stage, failure.error) for failure in failures] == [("validate", error)]
+    assert message in failures[0].message
+    healthy = executor.submit([Task(bench=bench, subject=THIRD)])[0]
+    assert isinstance(healthy, Evaluation)
+    assert executor.open(bench) == opened
+
+
+def test_where_two_may_be_guilty_each_is_run_by_itself(executor: ContainedExecutor, bench: BenchSpec, order: Path) -> None:
+    executor.open(bench)
+    many = [Strategy(subset_size=size, activations_range_estimator="MEAN_QUANTILE") for size in range(2, 8)]
+    executor.announce(bench, many)  # built by a thread, while the first ones are validated
+    order.write_text("segfault")
+    outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in many])
+    assert sum(isinstance(outcome, Failure) for outcome in outcomes) <= 1
+    assert all(isinstance(outcome, Evaluation) or outcome.error == "Crash" for outcome in outcomes)
+
+
+def test_the_peak_memory_of_each_stage_is_told(executor: ContainedExecutor, bench: BenchSpec) -> None:
+    executor.open(bench)
+    outcome = executor.submit([Task(bench=bench, subject=FIRST)])[0]
+    assert isinstance(outcome, Evaluation)
+    assert {"quantize", "compile", "latency", "validate"} <= set(outcome.peak_bytes)
+    assert all(50 << 20 < used < 2 << 30 for used in outcome.peak_bytes.values())
+
+
+def test_a_worker_that_replaces_another_one_knows_what_was_measured(
+    executor: ContainedExecutor, bench: BenchSpec, order: Path
+) -> None:
+    executor.open(bench)
+    first = executor.submit([Task(bench=bench, subject=FIRST)])[0]
+    order.write_text("abort")
+    executor.submit([Task(bench=bench, subject=SECOND)])
+    again = executor.submit([Task(bench=bench, subject=FIRST)])[0]
+    assert isinstance(first, Evaluation)
+    assert isinstance(again, Evaluation)
+    assert again.latency == first.latency
+    assert again.outputs_digest == first.outputs_digest
+    assert "validate" not in again.seconds  # equal models are not run twice
+
+
+def test_errors_of_the_users_keep_their_kind(executor: ContainedExecutor, bench: BenchSpec, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        executor.open(BenchSpec(**{name: getattr(bench, name) for name in bench.__slots__} | {"data": DataSpec(path="no.npz")}))
+
+
+def test_a_worker_that_crashes_at_the_start_is_an_error(executor: ContainedExecutor, bench: BenchSpec, order: Path) -> None:
+    order.write_text("segfault")
+    with pytest.raises(OvquantError, match="SIGSEGV"):
+        executor.open(bench)
+
+
+def test_on_a_full_disk_a_failure_ends_the_search(
+    executor: ContainedExecutor, bench: BenchSpec, order: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.open(bench)
+    order.write_text("raise")
+    monkeypatch.setattr(psutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OutputError, match="no space left for candidates \\(0 MB free"):
+        executor.submit([Task(bench=bench, subject=FIRST)])
+
+
+def test_what_a_worker_prints_does_not_reach_the_terminal(
+    executor: ContainedExecutor, bench: BenchSpec, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    metric = tmp_path / "metric.py"
+    metric.write_text(metric.read_text().replace("    order = ", "    print('noise')\n    os.write(2, b'loud')\n    order = "))
+    executor.open(bench)
+    assert capfd.readouterr() == ("", "")
+    assert "noise" in (tmp_path / "work" / "worker-1.log").read_text()
+    assert "loud" in (tmp_path / "work" / "worker-1.log").read_text()
+
+
+def test_closing_ends_the_worker(bench: BenchSpec, tmp_path: Path) -> None:
+    executor = ContainedExecutor(tmp_path / "work")
+    executor.open(bench)
+    worker = executor._process
+    executor.close()
+    deadline = time.monotonic() + 10
+    while worker.is_running() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.is_running()
+    assert os.getpid() != worker.pid
+
+
+@pytest.mark.parametrize(("longest_s", "expected"), [(None, 100.0), (0.5, 10.0), (3.0, 12.0)])
+def test_a_stage_may_take_longer_than_the_longest_one_seen(longest_s: float | None, expected: float) -> None:
+    assert Limits(memory_bytes=1, first_s=100.0, factor=4.0, least_s=10.0).seconds(longest_s) == expected
