@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -72,6 +73,7 @@ MemoryLimit = Annotated[
 ]
 IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
+IsVerbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the log as well, see OUTPUT/log.jsonl.")]
 IsDebug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -110,6 +112,7 @@ def search(
     device: DeviceName = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
     """Search the best quantization strategy and export it to OUTPUT/best.
@@ -149,7 +152,7 @@ def search(
         options["metrics"] = [{"name": name} for name in metric] if metric else None
         return commands.search(_job(model, options, max_drop or ()), console)
 
-    _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
+    _run(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -160,6 +163,7 @@ def resume(
     memory_limit: MemoryLimit = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
     """Go on with a search that was stopped, by what its output directory holds."""
@@ -170,7 +174,7 @@ def resume(
         changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
         return commands.resume(output, changes, console)
 
-    _run(run, is_json=is_json, is_quiet=is_quiet, is_debug=is_debug)
+    _run(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -328,15 +332,24 @@ def schema() -> None:
     typer.echo(json_schema(), nl=False)
 
 
-def _run(command: Callable[[Console], dict[str, Any]], *, is_json: bool, is_quiet: bool = False, is_debug: bool = False) -> None:
+def _run(
+    command: Callable[[Console], dict[str, Any]],
+    *,
+    is_json: bool,
+    is_quiet: bool = False,
+    is_verbose: bool = False,
+    is_debug: bool = False,
+) -> None:
     """Run a command, print its JSON if asked for, and turn errors into one message and an exit code."""
     from ovquant.console import Console
     from ovquant.interrupts import terminate_like_interrupt
+    from ovquant.log import logging_to
 
     terminate_like_interrupt()
     console = Console(is_json=is_json, is_quiet=is_quiet)
     try:
-        result = command(console)
+        with logging_to(console.warn) if is_verbose else contextlib.nullcontext():
+            result = command(console)
     except KeyboardInterrupt:
         _fail(InterruptedSearchError("interrupted"), is_json)
     except OvquantError as error:

@@ -307,9 +307,10 @@ class ContainedExecutor:
 
     def _printed(self) -> str:
         try:
-            return self._output.read_bytes()[-_TOLD_BYTES:].decode(errors="replace")
+            text = self._output.read_bytes()[-10 * _TOLD_BYTES :].decode(errors="replace")
         except OSError:
             return ""
+        return text.partition("\nExtension modules:")[0][-_TOLD_BYTES:]  # Python ends the report of a crash with a list of them
 
     def _start(self) -> None:
         self._n_workers += 1

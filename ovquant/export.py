@@ -22,7 +22,7 @@ from ovquant.strategy import Strategy
 from ovquant.targets import to_yaml
 
 MANIFEST_VERSION = 1
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
 _SHORT = 12  # digits of a key that tell it from others
 
 
@@ -39,7 +39,7 @@ def model_sha256(path: Path) -> dict[str, str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = path.with_name(path.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
@@ -80,7 +80,7 @@ def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[s
     partial: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{_PARTIAL}-", dir=directory.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{PARTIAL}-", dir=directory.parent))
         partial.chmod(0o755)
         shutil.copyfile(model, partial / "model.xml")
         shutil.copyfile(model.with_suffix(".bin"), partial / "model.bin")

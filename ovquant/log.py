@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,33 @@ def log(event: str, **content: Any) -> None:
     _logger.info(event, extra={"content": content})
 
 
+class _File(logging.FileHandler):
+    """A file; where it cannot be written any more, the search goes on without a log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing."""
+
+
+class _Told(logging.Handler):
+    """Hands lines on."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one line on."""
+        self._tell(self.format(record))
+
+
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Append what is noted to a file.
+def logging_to(place: Path | Callable[[str], None]) -> Iterator[None]:
+    """Append what is noted to a file, or hand it on line by line.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler: logging.Handler = _File(place, encoding="utf-8") if isinstance(place, Path) else _Told(place)
     handler.setFormatter(_Lines())
     _logger.addHandler(handler)
     try:

@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ovquant.errors import OutputError, first_line
-from ovquant.objectives import Rules
+from ovquant.objectives import Direction, Rules
 from ovquant.records import (
     Evaluation,
     Failure,
@@ -81,6 +81,8 @@ class Study:
         """
         if path.exists():
             _require_study(path)
+        else:
+            _create(path, list(rules.directions))
         self._space = space
         self._rules = rules
         self._sampler = GeneticSampler(
@@ -88,13 +90,7 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.create_study(
-                study_name=_NAME,
-                storage=_url(path),
-                directions=list(rules.directions),
-                sampler=self._sampler,
-                load_if_exists=True,
-            )
+            self._study = optuna.load_study(study_name=_NAME, storage=_url(path), sampler=self._sampler)
         self._asked: dict[int, optuna.Trial] = {}
         with _storage_faults():
             self._sampler.population_size = self._study.user_attrs.get(_POPULATION) or population
@@ -279,6 +275,22 @@ def _load(path: Path) -> optuna.Study:
         return optuna.load_study(study_name=_NAME, storage=_url(path))
     except Exception as error:
         raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
+
+
+def _create(path: Path, directions: Sequence[Direction]) -> None:
+    """Make an empty study, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with _storage_faults():
+        storage = optuna.storages.RDBStorage(_url(partial))
+        optuna.create_study(study_name=_NAME, storage=storage, directions=directions)
+    storage.remove_session()
+    storage.engine.dispose()
+    partial.replace(path)
 
 
 def _require_study(path: Path) -> None:

@@ -17,7 +17,14 @@ import filelock
 import psutil
 
 from ovquant import export, inspection
-from ovquant.errors import OutputError
+from ovquant.errors import (
+    AllCandidatesFailedError,
+    InterruptedSearchError,
+    NoFeasibleStrategyError,
+    OutputError,
+    OvquantError,
+    RefutedError,
+)
 from ovquant.job import Job, with_absolute_paths
 from ovquant.log import log, logging_to
 from ovquant.records import Failure, Trial
@@ -29,6 +36,7 @@ LOG_FILE = "log.jsonl"
 _SPLITS = "splits.json"
 _LOCK, _WRITER = "lock", "writer.json"
 _WORK = "work"
+_ENDED = (NoFeasibleStrategyError, AllCandidatesFailedError, RefutedError)
 _MODELS_AT_ONCE = 8  # candidates whose files are there at the same time, at least
 _ROOM_BYTES = 64 << 20  # for statistics, study and log of a small model
 
@@ -44,17 +52,32 @@ def held(job: Job) -> Iterator[Path]:
         OutputError: another process holds it, it holds something else, or there is no room.
     """
     output = Path(job.output)
-    if output.exists() and not (output / STUDY_FILE).is_file():
+    if output.exists() and not (output / STUDY_FILE).is_file() and not _was_begun(output):
         export.require_free(output)
-    is_new = not output.exists()
+    is_new, has_work = not output.exists(), (output / _WORK).exists()
     try:
         with contextlib.ExitStack() as stack:
             work = _opened(output, Path(job.model), stack)
-            yield work
+            try:
+                yield work
+            except _ENDED:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            except OvquantError as error:
+                if not has_work and not isinstance(error, InterruptedSearchError):
+                    shutil.rmtree(work, ignore_errors=True)  # of no use to the search that is there, if one is
+                raise
             shutil.rmtree(work, ignore_errors=True)
     finally:
         if is_new and output.is_dir() and not any(output.iterdir()):
             output.rmdir()
+
+
+def _was_begun(output: Path) -> bool:
+    """Return True for what a search left that was killed before it had a study."""
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    ours = {_LOCK, _WRITER, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
+    return _WORK in names and all(name in ours or name.endswith(export.PARTIAL) for name in names)
 
 
 def _opened(output: Path, model: Path, stack: contextlib.ExitStack) -> Path:

@@ -1,11 +1,12 @@
 """Candidates per hour of ovquant's engine against a loop of `nncf.quantize` as a competent user would write it.
 
-    python tests/benchmarks/engine_benchmark.py JOB.yaml [--strategies 40] [--accurate 0] [--plain] [--profile] [--no-loop]
+    python tests/benchmarks/engine_benchmark.py JOB.yaml [--strategies 40] [--accurate 0] [--plain] [--contained] [--profile]
 
 Both evaluate the strategies of ``strategies.json`` that apply to the job's model, in the same order, group by group in turns,
 each in a process of its own. The loop calls `nncf.quantize`, runs all validation items one after the other and times the
 model by ``benchmark_app -hint latency -t 5``. ``--accurate N`` adds N of them once more with accurate bias correction;
-``--plain`` runs the engine once more without racing and without the reuse of equal models; ``--profile`` repeats some of the
+``--plain`` runs the engine once more without racing and without the reuse of equal models, ``--contained`` once more in a worker
+process, as a search does; ``--profile`` repeats some of the
 strategies under a profiler and tells how much of the time is ovquant's own Python code; ``--no-loop`` leaves the loop out, for
 what has nothing to do with it; ``--json FILE`` writes the figures. Let nothing else run meanwhile.
 """
@@ -31,11 +32,13 @@ from typing import Any
 import numpy as np
 
 from ovquant import quantization, runtime, selection
-from ovquant.evaluation import Workbench
+from ovquant.contained import ContainedExecutor
+from ovquant.evaluation import Workbench, open_bench
+from ovquant.executor import InProcessExecutor
 from ovquant.inference import CompiledModel
 from ovquant.job import Job, load_job, with_absolute_paths
 from ovquant.objectives import Rules
-from ovquant.protocols import Sample
+from ovquant.protocols import Executor, Sample
 from ovquant.records import Evaluation, Trial, strategy_from_json
 from ovquant.scopes import resolve
 from ovquant.strategy import Strategy
@@ -119,8 +122,11 @@ def benchmark_app(path: Path, precision: str, sample: Sample, seconds: int = 5) 
 class Engine:
     """The engine, fed as the search does it."""
 
-    def __init__(self, spec: BenchSpec, rules: Rules, *, is_plain: bool = False, is_threaded: bool = True) -> None:
-        self.bench = Workbench(spec)
+    def __init__(
+        self, spec: BenchSpec, rules: Rules, executor: Executor, *, is_plain: bool = False, is_threaded: bool = True
+    ) -> None:
+        self.spec = spec
+        self.executor = executor
         self.rules = rules
         self.is_plain = is_plain
         self.is_threaded = is_threaded
@@ -131,16 +137,16 @@ class Engine:
     def run(self, strategies: Sequence[Strategy]) -> list[dict[str, Any]]:
         """Evaluate a generation."""
         if self.is_threaded:
-            self.bench.announce(strategies)
+            self.executor.announce(self.spec, strategies)
         found = []
         for start in range(0, len(strategies), TOGETHER):
             race = None if self.is_plain else Race(rules=self.rules, rivals=tuple(self.rivals))
             members = strategies[start : start + TOGETHER]
-            outcomes = self.bench.evaluate_all([Task(bench=self.bench.spec, subject=s, race=race) for s in members])
+            outcomes = self.executor.submit([Task(bench=self.spec, subject=s, race=race) for s in members])
             for strategy, outcome in zip(members, outcomes, strict=True):
                 found.append(self._settled(strategy, outcome))
             if self.is_plain:
-                self.bench._known.clear()
+                open_bench(self.spec)._known.clear()
         return found
 
     def _settled(self, strategy: Strategy, outcome: Any) -> dict[str, Any]:
@@ -167,9 +173,12 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
     spec = bench_spec(job, folder)
     rules = rules_of(job)
     # Profiled without the thread that builds ahead: time that a thread waits for the other one would count as its own.
-    side = Naive(spec, rules) if kind == "naive" else Engine(spec, rules, is_plain=kind == "plain", is_threaded=not is_profiled)
-    if kind != "naive":
-        side.bench.reference("validation")
+    if kind == "naive":
+        side: Any = Naive(spec, rules)
+    else:
+        executor: Executor = ContainedExecutor(folder) if kind == "contained" else InProcessExecutor()
+        executor.open(spec)
+        side = Engine(spec, rules, executor, is_plain=kind == "plain", is_threaded=not is_profiled)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe.send(None)
     profiles: list[cProfile.Profile] = []
@@ -180,7 +189,8 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
         results = side.run(strategies)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pipe.send((results, time.perf_counter() - start, dict(side.seconds), base, peak, shares(profiles)))
-    side.bench.close()
+    if kind != "naive":
+        side.executor.close()
 
 
 def profile_all(profiles: list[cProfile.Profile]) -> None:
@@ -214,7 +224,9 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self.kind = kind
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, job, folder / kind, is_profiled), daemon=True)
+        self._process = context.Process(
+            target=serve, args=(theirs, kind, job, folder / kind, is_profiled), daemon=kind != "contained"
+        )
         self._process.start()
         self._pipe.recv()
         self.wall_s = 0.0
@@ -296,6 +308,7 @@ def main() -> None:
     parser.add_argument("--strategies", type=int, default=40)
     parser.add_argument("--accurate", type=int, default=0)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--contained", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--no-loop", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -305,6 +318,7 @@ def main() -> None:
     print(f"{len(strategies)} strategies, {len({s.digest for s in strategies})} digests", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         kinds = [*([] if arguments.no_loop else ["naive"]), "engine", *(["plain"] if arguments.plain else [])]
+        kinds += ["contained"] if arguments.contained else []
         sides = [Side(kind, job, Path(folder)) for kind in kinds]
         for start in range(0, len(strategies), GROUP):
             for side in sides:

@@ -325,7 +325,7 @@ CASES: list[tuple[str, Callable[[], None], list[str], int, list[str]]] = [
         ["objects.npz"],
     ),
     ("image that is a bomb", bomb, ["search", "model.onnx", "--data", "bombs"], DATA, ["cannot be read as an image", "bomb"]),
-    ("image that is none", no_image, ["search", "model.onnx", "--data", "images"], DATA, ["a.png: cannot be read as an image"]),
+    ("image that is none", no_image, ["search", "model.onnx", "--data", "images"], DATA, [".png: cannot be read as an image"]),
     ("weights elsewhere", weights("../outside.bin"), [*OUT_ONNX], MODEL, ["outside of the model's"]),
     ("weights at a path", weights("/etc/hostname"), [*OUT_ONNX], MODEL, ["outside of the model's"]),
     ("weights missing", weights("gone.bin"), [*OUT_ONNX], MODEL, ["gone.bin"]),
