@@ -20,6 +20,7 @@ from ovquant.surrogate import Surrogate, learn
 # User attributes of a trial: what was proposed, and what came of it.
 PROPOSAL = "proposal"
 RESULT = "result"
+_MOST_LEARNT = 500  # the last ones; more would take longer to learn from with every generation
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
 
 
@@ -137,7 +138,7 @@ class GeneticSampler(BaseGASampler):
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
             genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
             rng = np.random.default_rng([self._seed, generation])
-            measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE]
+            measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],

@@ -117,7 +117,7 @@ def _become_a_worker(output: Path) -> None:
     os.dup2(descriptor, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    faulthandler.enable(file=sys.stderr)
+    faulthandler.enable(file=sys.stderr, all_threads=False)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
     parent = multiprocessing.parent_process()

@@ -6,6 +6,7 @@ import os
 import uuid
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from ovquant.protocols import Array
 
+_MAX_OPEN = 64
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -28,7 +30,9 @@ class ArrayStore:
     def __init__(self, directory: Path) -> None:
         """Use `directory`, which is made when the first entry is put."""
         self._directory = directory
-        self._files: dict[Path, Any] = {}
+        self._seen: set[Path] = set()
+        self._looked_ns = 0
+        self._open: OrderedDict[Path, Any] = OrderedDict()
         self._places: dict[str, list[tuple[Path, int]]] = {}
 
     def has(self, key: str) -> bool:
@@ -47,7 +51,8 @@ class ArrayStore:
             return
         for path, n_arrays in list(self._places[key]):
             try:
-                yield [self._files[path][f"{key}.{index}"] for index in range(n_arrays)]
+                file = self._file(path)
+                yield [file[f"{key}.{index}"] for index in range(n_arrays)]
             except _UNREADABLE:
                 self._places[key].remove((path, n_arrays))
 
@@ -69,27 +74,45 @@ class ArrayStore:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        self._open(path)
+        self._learn(path)
 
     def close(self) -> None:
         """Close the files; they are opened again when needed."""
-        for file in self._files.values():
+        for file in self._open.values():
             file.close()
-        self._files.clear()
+        self._open.clear()
+        self._seen.clear()
+        self._looked_ns = 0
         self._places.clear()
 
     def _look(self) -> None:
-        """Learn what other processes have written since."""
-        for path in self._directory.glob("*.npz"):
-            if path not in self._files:
-                self._open(path)
-
-    def _open(self, path: Path) -> None:
+        """Learn what other processes have written since; what is written in the same tick of the clock is seen a look later."""
         try:
-            file = np.load(path, allow_pickle=False)
+            changed_ns = self._directory.stat().st_mtime_ns
+        except OSError:
+            return
+        if changed_ns == self._looked_ns:
+            return
+        self._looked_ns = changed_ns
+        for path in self._directory.glob("*.npz"):
+            if path not in self._seen:
+                self._learn(path)
+
+    def _file(self, path: Path) -> Any:
+        """Return a file, open; those that were not used for longest are closed, since a process may not have many open."""
+        if path not in self._open:
+            self._open[path] = np.load(path, allow_pickle=False)
+            if len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def _learn(self, path: Path) -> None:
+        try:
+            file = self._file(path)
         except _UNREADABLE:
             return
-        self._files[path] = file
+        self._seen.add(path)
         counts: dict[str, int] = {}
         for name in file.files:
             key = name.partition(".")[0]

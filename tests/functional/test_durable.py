@@ -140,7 +140,7 @@ def test_candidates_that_crash_are_counted_and_the_search_goes_on(run: Run, conv
     assert 1 <= len(failed) <= 2
     assert f"{len(failed)} failed" in result.output
     assert "SIGABRT" in result.output
-    assert "Abort" in next(e["printed"] for e in events(output) if e["event"] == "worker replaced")
+    assert "Fatal Python error: Aborted" in next(e["printed"] for e in events(output) if e["event"] == "worker replaced")
 
 
 def test_failures_of_one_kind_end_a_search_with_a_diagnosis(run: Run, conv_case: tuple[Path, Path], tmp_path: Path) -> None:

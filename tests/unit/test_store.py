@@ -7,6 +7,7 @@ from pathlib import Path
 
 import children
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -279,3 +280,14 @@ def test_directory_that_cannot_be_made_is_told(tmp_path):
     assert not store.has(KEY)
     with pytest.raises(OSError):
         store.put({KEY: [np.zeros(2)]})
+
+
+def test_many_files_are_read_with_few_open(tmp_path):
+    store = ArrayStore(tmp_path)
+    n_before = psutil.Process().num_fds()
+    for index in range(150):
+        store.put({f"{index:x}": [np.array(index)]})
+    assert [int(store.get(f"{index:x}")[0]) for index in range(150)] == list(range(150))
+    assert psutil.Process().num_fds() - n_before < 100
+    store.close()
+    assert psutil.Process().num_fds() - n_before < 5
