@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovquant.errors import InterruptedSearchError, OvquantError, first_line
+from ovquant.errors import InterruptedSearchError, OvquantError, first_line, printable
 
 if TYPE_CHECKING:
     from ovquant.console import Console
@@ -368,7 +368,7 @@ def _run(
 def _fail(error: OvquantError, is_json: bool, is_debug: bool = False) -> None:
     if is_debug:
         traceback.print_exc()
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(f"error: {printable(str(error))}", err=True)
     if is_json:
         typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
     raise typer.Exit(error.exit_code)

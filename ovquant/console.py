@@ -7,16 +7,22 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console as RichConsole
-from rich.markup import escape
+from rich.markup import escape as as_markup
 from rich.status import Status
 from rich.table import Table
 
+from ovquant.errors import printable
 from ovquant.records import Evaluation, Failure, Trial
 from ovquant.search import Progress
 from ovquant.sensitivity import Ranking
 from ovquant.verdict import Row, Verdict
 
 _PIPE_WIDTH = 160
+
+
+def escape(text: str) -> str:
+    """Return text that is shown as it is, whatever is in it."""
+    return as_markup(printable(text))
 
 
 class Console:

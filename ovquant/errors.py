@@ -75,6 +75,11 @@ class InterruptedSearchError(OvquantError):
     exit_code = 130
 
 
+def printable(text: str) -> str:
+    """Return text in which what a terminal would obey is spelt out: names come from models and files that others made."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def did_you_mean(found: str, accepted: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the accepted word nearest to `found`, or an empty string."""
     near = difflib.get_close_matches(found, list(accepted), n=1, cutoff=0.6)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from fakes.records import evaluation, latency
 
-from ovquant.console import caption
+from ovquant.console import Console, caption
+from ovquant.errors import printable
 from ovquant.records import Latency
 from ovquant.verdict import Row
 
@@ -32,3 +34,20 @@ def test_caption_names_the_rows_whose_speed_was_not_steady_and_why():
     told = caption([row("baseline", latency(1.0)), row("winner", unstable, 3), row("finalist", unstable, 5)], "CPU", [])
     assert "Unstable speed-up of winner (trial 3), finalist (trial 5): other processes took 25 % of the CPU time." in told
     assert told.count("Unstable") == 1
+
+
+HOSTILE = "conv\x1b[31m\x07[bold]\u202e\x9b\r0"
+
+
+def test_what_a_terminal_would_obey_is_spelt_out(capsys: pytest.CaptureFixture[str]):
+    console = Console()
+    console.result(HOSTILE)
+    console.warn(HOSTILE)
+    console.table(["layer"], [[HOSTILE]])
+    told = capsys.readouterr().out
+    assert told.count("conv\\x1b[31m\\x07[bold]\\u202e\\x9b\\r0") == 3
+    assert not set(told) & set("\x1b\x07\x9b\u202e\r")
+
+
+def test_printable_text_is_left_as_it_is():
+    assert printable("Größe 3 µs\n\tok") == "Größe 3 µs\n\tok"
