@@ -1,1 +1,34 @@
 """Searches post-training quantization strategies for OpenVINO models with a genetic algorithm, for one target device."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovquant.api import EvaluationResult, QuantizedModel, SearchResult, evaluate, quantize, search
+    from ovquant.targets import load_target
+
+# Imported when they are first asked for, so that the command line starts at once.
+_PLACES = {
+    "EvaluationResult": "ovquant.api",
+    "QuantizedModel": "ovquant.api",
+    "SearchResult": "ovquant.api",
+    "evaluate": "ovquant.api",
+    "load_target": "ovquant.targets",
+    "quantize": "ovquant.api",
+    "search": "ovquant.api",
+}
+__all__ = ["EvaluationResult", "QuantizedModel", "SearchResult", "evaluate", "load_target", "quantize", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public function or class."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ovquant' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

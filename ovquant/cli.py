@@ -156,6 +156,42 @@ def search(
 
 
 @app.command()
+def init(
+    model: Annotated[Path, typer.Argument(help="Float model (ONNX, OpenVINO IR ...).")],
+    data: Data = None,
+    target: Annotated[str, typer.Option(help="Shipped profile or YAML file.")] = "cpu",
+    output: Annotated[Path, typer.Option("-o", "--output", help="New job file.")] = Path("job.yaml"),
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Write a commented job file from what can be read off a model."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import preparing
+
+        return preparing.init_job(model, data, target, output, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def check(
+    job: Annotated[Path, typer.Argument(help="Job file (YAML).")],
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Check a job: model, data, target, metrics; try NNCF's default once; estimate what a search takes."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import preparing
+        from ovquant.job import load_job
+
+        return preparing.check_job(load_job(job, {}), console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
 def resume(
     output: Annotated[Path, typer.Argument(help="Output directory of a search that was stopped.")],
     budget: Budget = None,

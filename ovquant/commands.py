@@ -35,13 +35,13 @@ from ovquant.interrupts import at_once_next_time
 from ovquant.job import Job, load_job
 from ovquant.latency import SystemClock
 from ovquant.log import log
+from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
 from ovquant.operations import Operation
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
 from ovquant.scopes import misses, resolve
-from ovquant.search import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy

@@ -12,8 +12,8 @@ from rich.status import Status
 from rich.table import Table
 
 from ovquant.errors import printable
+from ovquant.loop import Progress
 from ovquant.records import Evaluation, Failure, Trial
-from ovquant.search import Progress
 from ovquant.sensitivity import Ranking
 from ovquant.verdict import Row, Verdict
 
@@ -87,16 +87,12 @@ class Console:
         """Write the table of models side by side, and below it what each of them is."""
         has_judgement = any(row.judgement for row in rows)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("model")
-        for result in rows[0].evaluation.metrics:
-            table.add_column(escape(result.name), justify="right")
-            table.add_column("drop [95 %]".replace("[", "\\["), justify="right")
-        for column in ("divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"):
-            table.add_column(column.replace("[", "\\["), justify="right")
-        if has_judgement:
-            table.add_column("holdout says")
+        columns = columns_of(rows, has_judgement)
+        for index, column in enumerate(columns):
+            is_word = index == 0 or (has_judgement and index == len(columns) - 1)
+            table.add_column(escape(column), justify="left" if is_word else "right")
         for row in rows:
-            table.add_row(*map(escape, _cells(row, has_judgement)))
+            table.add_row(*map(escape, cells_of(row, has_judgement)))
         self._rich.print(table)
         for row in rows:
             self.result(f"{row_name(row)}: {row.description}")
@@ -108,7 +104,15 @@ def row_name(row: Row) -> str:
     return row.name if row.trial is None else f"{row.name} (trial {row.trial})"
 
 
-def _cells(row: Row, has_judgement: bool) -> list[str]:
+def columns_of(rows: Sequence[Row], has_judgement: bool) -> list[str]:
+    """Return the heads of the table of models side by side."""
+    metrics = [head for result in rows[0].evaluation.metrics for head in (result.name, "drop [95 %]")]
+    heads = ["model", *metrics, "divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"]
+    return [*heads, "holdout says"] if has_judgement else heads
+
+
+def cells_of(row: Row, has_judgement: bool) -> list[str]:
+    """Return a line of that table."""
     is_reference = row.name == "reference"
     evaluation = row.evaluation
     cells = [row_name(row)]

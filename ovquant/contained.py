@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
+import sys
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -317,7 +320,8 @@ class ContainedExecutor:
         self._output = self._folder / f"worker-{self._n_workers}.log"
         self._pipe, theirs = self._context.Pipe()
         self._worker = self._context.Process(target=serve, args=(theirs, str(self._output)), name="ovquant-worker", daemon=True)
-        self._worker.start()
+        with _hidden_main():
+            self._worker.start()
         theirs.close()
         self._process = psutil.Process(self._worker.pid)
         self._under_way.clear()
@@ -326,6 +330,17 @@ class ContainedExecutor:
         if self._worker.is_alive():
             self._worker.kill()
         self._worker.join(_END_S)
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep a process that is started from running the user's script again, which it would to know what is defined there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _who(task: Task) -> str:

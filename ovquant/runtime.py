@@ -50,7 +50,7 @@ def core() -> ov.Core:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InputInfo:
-    """A model input.
+    """A model input, or output.
 
     Attributes:
         name: what samples call it.
@@ -130,14 +130,18 @@ def model_files(path: Path) -> list[Path]:
 
 def input_infos(model: ov.Model) -> tuple[InputInfo, ...]:
     """Return the inputs in the model's order."""
-    infos = []
-    for port in model.inputs:
-        partial = port.get_partial_shape()
-        shape = None
-        if partial.rank.is_static:
-            shape = tuple(dim.get_length() if dim.is_static else None for dim in partial)
-        infos.append(InputInfo(name=_input_name(port), shape=shape, dtype=np.dtype(port.get_element_type().to_dtype())))
-    return tuple(infos)
+    return tuple(_info(_input_name(port), port) for port in model.inputs)
+
+
+def output_infos(model: ov.Model) -> tuple[InputInfo, ...]:
+    """Return the outputs in the model's order, described as inputs are."""
+    return tuple(_info(name, port) for name, port in zip(output_names(model), model.outputs, strict=True))
+
+
+def _info(name: str, port: Any) -> InputInfo:
+    partial = port.get_partial_shape()
+    shape = tuple(dim.get_length() if dim.is_static else None for dim in partial) if partial.rank.is_static else None
+    return InputInfo(name=name, shape=shape, dtype=np.dtype(port.get_element_type().to_dtype()))
 
 
 def _input_name(port: Any) -> str:

@@ -16,10 +16,10 @@ from ovquant.evaluation import Workbench, open_bench
 from ovquant.export import model_sha256
 from ovquant.inspection import Inspection
 from ovquant.job import Job, with_absolute_paths
+from ovquant.loop import Plan
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.recipe import Made, Recipe, recipe_from
-from ovquant.search import Plan
 from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study

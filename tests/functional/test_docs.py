@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from typer.testing import CliRunner
 
-from ovquant import commands, errors, overview
+from ovquant import commands, errors, overview, preparing
 from ovquant.cli import app
 from ovquant.job import load_job
 from ovquant.targets import Genes, SmoothQuantGenes, Target, shipped_names, to_yaml
@@ -34,17 +34,20 @@ def console_commands() -> list[str]:
 def test_there_are_commands_and_blocks_to_check() -> None:
     assert len(console_commands()) >= 6
     assert len(blocks("yaml")) == 2
-    assert len(blocks("python")) == 1
+    assert len(blocks("python")) >= 2
 
 
 @pytest.mark.parametrize("command", console_commands())
 def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     called: list[str] = []
-    for name in ("search", "quantize", "evaluate", "export_trial"):
+    for name in ("search", "resume", "quantize", "evaluate", "export_trial"):
         monkeypatch.setattr(commands, name, lambda *_, name=name: called.append(name) or {})
+    for name in ("init_job", "check_job"):
+        monkeypatch.setattr(preparing, name, lambda *_, name=name: called.append(name) or {})
     monkeypatch.setattr(overview, "inspect", lambda *_: called.append("inspect") or {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "job.yaml").write_text("model: model.onnx\ndata: data.npz\n")
     result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
     assert called or command.startswith("ovquant targets")
@@ -67,8 +70,21 @@ def test_the_snippet_loads_a_result(searched: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("OUT").symlink_to(searched)
     scope: dict[str, Any] = {}
-    exec(blocks("python")[0], scope)
+    (snippet,) = (block for block in blocks("python") if "OUT/best" in block)
+    exec(snippet, scope)
     assert scope["model"].get_property("PERFORMANCE_HINT") == "LATENCY"
+
+
+def test_the_snippet_from_python_runs(
+    conv_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in conv_case:
+        Path(source.name).symlink_to(source)
+    (snippet,) = (block for block in blocks("python") if "ovquant.search(" in block)
+    exec(snippet.replace("max_trials=40", "max_trials=2"), {})
+    assert "the float model" in capsys.readouterr().out
+    assert Path("AGAIN/model.xml").exists()
 
 
 def test_every_command_and_every_exit_code_is_documented() -> None:

@@ -11,9 +11,9 @@ from fakes.executor import TableExecutor
 
 from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
+from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
 from ovquant.records import Failure, Outcome, Subject
-from ovquant.search import Plan, Progress, StopReason, run_search
 from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
 from ovquant.study import Study, read_trials
 from ovquant.targets import Genes, Target

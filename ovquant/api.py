@@ -1,0 +1,175 @@
+"""Python's way in: the commands as functions with typed results that notebooks show as tables.
+
+Import them from the package itself: ``from ovquant import search``. Options are named as in the job file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ovquant import commands
+from ovquant.commands import BEST
+from ovquant.console import Console, cells_of, columns_of
+from ovquant.job import Job, load_job
+from ovquant.loop import Listener, Progress
+from ovquant.records import Trial
+from ovquant.session import STUDY_FILE
+from ovquant.study import read_trials
+from ovquant.verdict import Row, Verdict
+
+_VERDICT = TypeAdapter(Verdict)
+_ROWS = TypeAdapter(tuple[Row, ...])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        output: its directory.
+        model: the winner's IR.
+        recipe: replays it without a search.
+        verdict: the final table and the verdict in words.
+        stop_reason: why it ended.
+        notes: what must be said beside the numbers.
+    """
+
+    output: Path
+    model: Path
+    recipe: Path
+    verdict: Verdict
+    stop_reason: str
+    notes: tuple[str, ...]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All settled trials, by number."""
+        return read_trials(self.output / STUDY_FILE)
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*self.verdict.sentences, *self.notes))
+        return said + _table(self.verdict.rows)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """Models side by side.
+
+    Attributes:
+        rows: reference, baseline, then the other models in the order given.
+        device: where latency was measured.
+        notes: what must be said beside the numbers.
+    """
+
+    rows: tuple[Row, ...]
+    device: str
+    notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return _table(self.rows) + "".join(f"<p>{escape(note)}</p>" for note in (f"Latency on {self.device}.", *self.notes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedModel:
+    """A model made by a recipe.
+
+    Attributes:
+        model: its IR.
+        is_identical_to_recipe: same structure, ranges, weights and biases as the model that the recipe is of.
+    """
+
+    model: Path
+    is_identical_to_recipe: bool
+
+
+class _Told(Console):
+    """A console that writes nothing but warnings, and hands progress to a function."""
+
+    def __init__(self, listen: Listener | None) -> None:
+        super().__init__(is_json=True, is_quiet=True)
+        self._listen = listen
+
+    def result(self, text: str) -> None:
+        """Write nothing."""
+
+    def trial(self, progress: Progress) -> None:
+        """Hand progress on."""
+        if self._listen is not None:
+            self._listen(progress)
+
+
+def search(model: str | Path, *, on_progress: Callable[[Progress], None] | None = None, **options: Any) -> SearchResult:
+    """Search the best quantization strategy of a model and export it, as ``ovquant search`` does.
+
+    Args:
+        model: a model file, or a job file (YAML) that `options` go over.
+        on_progress: called after each trial; what it raises ends the search, which can be continued.
+        options: as in the job file: ``data``, ``target``, ``metrics``, ``max_trials``, ``budget``, ``output`` ...
+
+    Raises:
+        OvquantError: as the command, whose exit code it carries.
+    """
+    job = _job(model, options)
+    found = commands.search(job, _Told(on_progress))
+    best = Path(job.output) / BEST
+    return SearchResult(
+        output=Path(job.output),
+        model=best / "model.xml",
+        recipe=best / "recipe.yaml",
+        verdict=_VERDICT.validate_python(found["verdict"]),
+        stop_reason=found["stop_reason"],
+        notes=tuple(found["notes"]),
+    )
+
+
+def evaluate(models: Sequence[str | Path], **options: Any) -> EvaluationResult:
+    """Measure models side by side, as ``ovquant evaluate`` does.
+
+    Args:
+        models: the first one is the float model.
+        options: as in the job file: ``data``, ``target``, ``metrics`` ...
+
+    Raises:
+        OvquantError: as the command.
+    """
+    job = _job(models[0], options)
+    found = commands.evaluate([Path(model) for model in models], job, _Told(None))
+    return EvaluationResult(rows=_ROWS.validate_python(found["rows"]), device=found["device"], notes=tuple(found["notes"]))
+
+
+def quantize(model: str | Path, *, recipe: str | Path, data: str, output: str | Path) -> QuantizedModel:
+    """Replay a recipe on a model, as ``ovquant quantize`` does.
+
+    Args:
+        model: float model.
+        recipe: ``recipe.yaml`` of an exported model.
+        data: samples to calibrate on.
+        output: new directory.
+
+    Raises:
+        OvquantError: as the command.
+    """
+    found = commands.quantize(Path(model), Path(recipe), data, Path(output), _Told(None))
+    return QuantizedModel(model=Path(output) / "model.xml", is_identical_to_recipe=found["is_identical_to_recipe"])
+
+
+def _job(model: str | Path, options: Mapping[str, Any]) -> Job:
+    if str(model).endswith((".yaml", ".yml")):
+        return load_job(Path(model), options)
+    return load_job(None, {**options, "model": str(model)})
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Return the table that the command prints, as HTML."""
+    has_judgement = any(row.judgement for row in rows)
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns_of(rows, has_judgement))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells_of(row, has_judgement)) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
