@@ -13,7 +13,7 @@ from ovquant import export, runtime
 from ovquant.console import Console, measured
 from ovquant.contained import ContainedExecutor
 from ovquant.datasets.splits import Samples
-from ovquant.errors import ModelError, OutputError, printable
+from ovquant.errors import DataError, ModelError, OutputError, printable
 from ovquant.job import Job, load_job
 from ovquant.records import Evaluation, Failure, FloatModel, Outcome
 from ovquant.runtime import InputInfo
@@ -43,14 +43,7 @@ def init_job(model: Path, data: str | None, target: str, path: Path, console: Co
     float_model = runtime.read_model(model)
     runtime.require_quantizable(float_model, model)
     inputs, outputs = runtime.input_infos(float_model), runtime.output_infos(float_model)
-    has_labels = None
-    if data is not None:
-        job = load_job(None, {"model": str(model), "data": {"path": data}, "target": target})
-        samples = Samples(job.data, inputs, job.seed)
-        samples.sample(samples.items("calibration")[0])
-        has_labels = samples.labels("validation") is not None
-    text = _job_text(model, data, target, inputs, outputs, has_labels)
-    load_job_text(text)
+    text = _fitting(model, data, target, inputs, outputs)
     try:
         export.write_text(path, text)
     except OSError as error:
@@ -61,8 +54,40 @@ def init_job(model: Path, data: str | None, target: str, path: Path, console: Co
     return {"output": str(path), "task": _task(inputs, outputs)}
 
 
-def load_job_text(text: str) -> None:
-    """Check that what is written can be read again.
+def _fitting(model: Path, data: str | None, target: str, inputs: Sequence[InputInfo], outputs: Sequence[InputInfo]) -> str:
+    """Return the text of a job by which the data can be read.
+
+    Raises:
+        DataError: there is none.
+    """
+    is_folder = data is None or Path(data).is_dir()
+    text = _job_text(model, data, target, inputs, outputs, has_labels=True, is_raw=is_folder)
+    if data is None:
+        _job_of(text)
+        return text
+    try:
+        has_labels = _has_labels(_job_of(text), inputs)
+    except DataError:
+        if is_folder or not _is_image(inputs):
+            raise
+        is_folder = True  # an array of uint8 images is preprocessed as well
+        has_labels = _has_labels(_job_of(_job_text(model, data, target, inputs, outputs, has_labels=True, is_raw=True)), inputs)
+    return _job_text(model, data, target, inputs, outputs, has_labels=has_labels, is_raw=is_folder)
+
+
+def _has_labels(job: Job, inputs: Sequence[InputInfo]) -> bool:
+    """Read one item; return whether items have labels.
+
+    Raises:
+        DataError: it cannot be read, or does not fit the model.
+    """
+    samples = Samples(job.data, inputs, job.seed)
+    samples.sample(samples.items("validation")[0])
+    return samples.labels("validation") is not None
+
+
+def _job_of(text: str) -> Job:
+    """Return the job that a text describes; what is written can be read again.
 
     Raises:
         ConfigError: it cannot.
@@ -70,7 +95,7 @@ def load_job_text(text: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
         path = Path(folder) / "job.yaml"
         path.write_text(text, encoding="utf-8")
-        load_job(path, {})
+        return load_job(path, {})
 
 
 def _job_text(
@@ -79,7 +104,9 @@ def _job_text(
     target: str,
     inputs: Sequence[InputInfo],
     outputs: Sequence[InputInfo],
-    has_labels: bool | None,
+    *,
+    has_labels: bool,
+    is_raw: bool,
 ) -> str:
     lines = [f'# A search for {printable(model.name)}; every key is explained in the README, section "Job file".', "version: 1"]
     lines += [f"model: {_scalar(str(model.resolve()))}", f"target: {_scalar(target)}    # see: ovquant targets list"]
@@ -88,7 +115,7 @@ def _job_text(
     where = data if data is None or ".py:" in data else str(Path(data).resolve())
     fill_in = "    # FILL IN: image folder, .npz with an array per input, or file.py:function" if where is None else ""
     lines.append(f"  path: {_scalar(where or _placeholder(inputs))}{fill_in}")
-    if _is_image(inputs):
+    if _is_image(inputs) and is_raw:
         layout = "NHWC" if (inputs[0].shape or ())[-1] in _CHANNELS else "NCHW"
         sides = [side for side in (inputs[0].shape or ())[1:] if side not in _CHANNELS]
         lines += ["  preprocessing:", f"    layout: {layout}"]
@@ -104,9 +131,9 @@ def _job_text(
     return "\n".join(lines) + "\n"
 
 
-def _metric_lines(task: str, has_labels: bool | None) -> list[str]:
-    if task != "classification" or has_labels is False:
-        why = "the data has no labels" if has_labels is False else f"the outputs look like {task}"
+def _metric_lines(task: str, has_labels: bool) -> list[str]:
+    if task != "classification" or not has_labels:
+        why = "the data has no labels" if not has_labels else f"the outputs look like {task}"
         return [
             f"# No metric: {why}. The search goes by divergence from the float model, and allows what NNCF's default has.",
             "# metrics:",

@@ -21,7 +21,7 @@ def model_of(path: Path, inputs: dict[str, tuple[int, list[int]]], output: list[
     name, (_, shape) = next(iter(inputs.items()))
     values = [helper.make_tensor_value_info(n, k, s) for n, (k, s) in inputs.items()]
     weight = onnx.numpy_helper.from_array(np.ones((shape[-1], 3), np.float32), "w")
-    nodes = [helper.make_node("Cast", [name], ["x"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [helper.make_node("Cast", [name], ["cast"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["cast", "w"], ["y"])]
     end = [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)]
     others = [helper.make_node("Identity", [n], [f"{n}.kept"]) for n in list(inputs)[1:]]
     ends = [helper.make_tensor_value_info(f"{n}.kept", k, s) for n, (k, s) in list(inputs.items())[1:]]
@@ -35,7 +35,7 @@ def test_a_job_is_written_checked_and_searched(run: Run, conv_case: tuple[Path, 
     run("init", model, "--data", data, "-o", "mine.yaml")
     job = load_job(Path("mine.yaml"), {})
     assert [metric.name for metric in job.metrics] == ["accuracy"]
-    assert job.data.preprocessing.layout == "NCHW"
+    assert job.data.preprocessing.layout is None  # the arrays are what the model takes
     checked = run("check", "mine.yaml")
     assert "NNCF's default: accuracy" in checked.output
     assert "A search of 40 strategies takes about" in checked.output
@@ -66,6 +66,15 @@ def test_the_task_is_guessed_from_shapes(run: Run, inputs, output, task: str) ->
     assert found["task"] == task
     job = load_job(Path("job.yaml"), {})
     assert bool(job.metrics) == (task == "classification")
+
+
+def test_images_of_bytes_are_preprocessed(run: Run, conv_case: tuple[Path, Path]) -> None:
+    with np.load(conv_case[1]) as content:
+        images = np.clip(content["image"] * 64 + 128, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        np.savez("bytes.npz", image=images.repeat(2, axis=1).repeat(2, axis=2), y=content["y"])
+    run("init", conv_case[0], "--data", "bytes.npz")
+    assert load_job(Path("job.yaml"), {}).data.preprocessing.resize == (12, 12)
+    run("check", "job.yaml")
 
 
 def test_data_without_labels_have_no_metric(run: Run, conv_case: tuple[Path, Path]) -> None:
