@@ -189,9 +189,9 @@ def quantize(
     """Replay a recipe without a search."""
 
     def run(console: Console) -> dict[str, Any]:
-        from ovquant import commands
+        from ovquant import replay
 
-        return commands.quantize(model, recipe, data, output, console)
+        return replay.quantize(model, recipe, data, output, console)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 
