@@ -1,7 +1,8 @@
-"""The use case behind `ovquant quantize`: a recipe replayed on a model, without a search."""
+"""The use case behind `ovquant quantize`: a recipe replayed on a model, without a search, and measured where labels are given."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,29 +12,70 @@ from ovquant import export, quantization, runtime
 from ovquant.configfile import load
 from ovquant.console import Console
 from ovquant.datasets.readers import open_source
+from ovquant.devices import resolve_device
 from ovquant.environment import versions
-from ovquant.errors import ConfigError, ModelError, first_line
+from ovquant.errors import ConfigError, DataError, ModelError, RefutedError, UsageError, first_line
+from ovquant.evaluation import Workbench
+from ovquant.job import Job
+from ovquant.objectives import Rules
 from ovquant.operations import Operation
 from ovquant.protocols import Sample
-from ovquant.recipe import CalibrationSpec, Made, Recipe
+from ovquant.recipe import CalibrationSpec, Made, Recipe, StrategySpec, by_places, differences, made
+from ovquant.records import Evaluation, ModelFile, outcome_to_json
 from ovquant.scopes import misses, resolve
 from ovquant.strategy import Strategy
+from ovquant.targets import Target
+from ovquant.tasks import BenchSpec, Task
+from ovquant.verdict import Judgement, judge
 
 
-def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console: Console) -> dict[str, Any]:
-    """Replay a recipe on a model.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """What a replayed model is measured by.
+
+    Attributes:
+        job: its metrics with their limits, and the device that is used instead of the recipe's.
+        data: labelled samples; None are those of the calibration source that were not calibrated on.
+    """
+
+    job: Job
+    data: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What came of it."""
+
+    evaluation: Evaluation
+    limits: tuple[float | None, ...]
+    judgement: Judgement
+
+
+def quantize(
+    model: Path, recipe_path: Path, data: str, directory: Path, console: Console, checks: Checks | None = None
+) -> dict[str, Any]:
+    """Replay a recipe on a model: the one that it was found on, trained again, or exported again.
+
+    Args:
+        model: float model.
+        recipe_path: the recipe.
+        data: samples to calibrate on.
+        directory: for the package.
+        console: for people.
+        checks: what to measure; None measures nothing.
 
     Raises:
+        RefutedError: the model breaks a limit for certain; it is written all the same.
         OvquantError: recipe, model or data cannot be used.
     """
     export.require_free(directory)
     recipe = load(Recipe, recipe_path, "recipe")
-    strategy = recipe.strategy.strategy()
     float_model = runtime.read_model(model)
     runtime.require_quantizable(float_model, model)
     operations = runtime.operations(float_model)
-    ignored = _ignored(strategy, operations, f"{recipe_path}: strategy.ignored_scope", model)
-    samples = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
+    strategy = _fitted(recipe, operations, f"{recipe_path}: strategy.ignored_scope", model, console)
+    ignored = resolve(strategy.ignored_scope, operations)
+    samples, items = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
     try:
         quantized = quantization.quantize(float_model, strategy, samples, operations)
     except Exception as error:
@@ -42,51 +84,167 @@ def quantize(model: Path, recipe_path: Path, data: str, directory: Path, console
         path = Path(folder) / "model.xml"
         runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
-        is_same = digest == recipe.made.graph_digest
         hashes = export.model_sha256(model)
+        now = made(strategy, operations, model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
+        is_same = digest == recipe.made.graph_digest
+        told = differences(recipe.made, now)
+        measured = None if checks is None else _measure(checks, recipe, model, path, data, items, console)
         manifest = {
             "model": {"name": model.name, "sha256": hashes},
-            "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same},
+            "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same, "differences": told},
             "strategy": strategy.as_dict(),
             "ignored_operations": list(ignored),
             "graph_digest": digest,
             "versions": versions(),
+            "measured": None if measured is None else _to_json(measured),
         }
-        made = Made(model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
-        export.write_package(directory, path, recipe.model_copy(update={"made": made}), manifest)
+        changes = {"made": now, "strategy": StrategySpec.model_validate(strategy.as_dict())}
+        export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
     console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
     if ignored:
         console.result(f"Left in float: {', '.join(ignored)}")
-    console.result(
-        "Same structure, ranges, weights and biases as the recipe's model."
-        if is_same
-        else "Differs from the recipe's model (other weights, data or versions); measure it with ovquant evaluate."
-    )
+    _tell(is_same, told, recipe.made, now, measured, console)
     console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
-    return {"output": str(directory), "graph_digest": digest, "is_identical_to_recipe": is_same}
+    if measured is not None and measured.judgement == "refuted":
+        raise RefutedError(
+            f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
+            f"ovquant search {model}, or allow a larger --max-drop"
+        )
+    return {
+        "output": str(directory),
+        "graph_digest": digest,
+        "is_identical_to_recipe": is_same,
+        "differences": told,
+        "left_in_float": list(now.left_in_float or ()),
+        "measured": manifest["measured"],
+    }
 
 
-def _ignored(strategy: Strategy, operations: Sequence[Operation], where: str, model: Path) -> tuple[str, ...]:
-    """Return the names of what a recipe leaves in float.
+def _tell(is_same: bool, told: Sequence[str], was: Made, now: Made, measured: _Measured | None, console: Console) -> None:
+    if is_same:
+        console.result("Same structure, ranges, weights and biases as the recipe's model.")
+    else:
+        measure = "; measure it with --metric, or ovquant evaluate" if measured is None else ""
+        console.result(f"Differs from the recipe's model (other weights, data or versions){measure}.")
+    for difference in told:
+        console.result(f"  {difference}")
+    if was.left_in_float is not None and was.left_in_float == now.left_in_float and not is_same:
+        console.result(f"  the same {len(was.left_in_float)} operations are left in float")
+    if measured is None:
+        return
+    evaluation = measured.evaluation
+    for result, limit in zip(evaluation.metrics, measured.limits, strict=True):
+        interval = f" [{result.drop.low:+.4f}, {result.drop.high:+.4f}]" if result.has_interval else ""
+        limited = "" if limit is None else f"; limit {limit:.4f}"
+        console.result(
+            f"{result.name} {result.value:.4f}, drops by {result.drop.value:+.4f}{interval} from the float model at f32, on "
+            f"{evaluation.n_items} items that were not calibrated on{limited}"
+        )
+    console.result(f"Divergence {evaluation.divergence.value:.4g}. The limits are {_WORDS[measured.judgement]}.")
+
+
+_WORDS: dict[Judgement, str] = {
+    "confirmed": "kept: confirmed",
+    "inconclusive": "inside the interval: inconclusive, more data would tell",
+    "refuted": "broken: refuted",
+    "no limit": "none",
+}
+
+
+def _to_json(measured: _Measured) -> dict[str, Any]:
+    return {"evaluation": outcome_to_json(measured.evaluation), "limits": list(measured.limits), "judgement": measured.judgement}
+
+
+def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
+    """Return a recipe's strategy for this model: layers that have other names here are found by their places.
 
     Raises:
-        ConfigError: part of it is not in this model, and would be quantized without a word.
+        ConfigError: part of what it leaves in float is not in this model, and would be quantized without a word.
     """
+    strategy = recipe.strategy.strategy()
     missed = misses(strategy.ignored_scope, operations)
-    if missed:
+    if not missed:
+        return strategy
+    selector = by_places(recipe, operations)
+    if selector is None or any(miss.field not in {"names", "patterns"} for miss in missed):
         told = "\n".join(f"{where}: {miss}" for miss in missed)
         raise ConfigError(f"{told}\nName what is to stay in float in {model}, or take the entry out: it would be quantized.")
-    return resolve(strategy.ignored_scope, operations)
+    others = ", ".join(miss.entry for miss in missed)
+    console.warn(f"{model} has nothing named {others}: what stays in float is found by the places that the recipe recorded")
+    return dataclasses.replace(strategy, ignored_scope=selector)
 
 
 def _calibration_samples(
     calibration: CalibrationSpec, data: str, inputs: Sequence[runtime.InputInfo], console: Console
-) -> list[Sample]:
-    """Return the items that a recipe calibrates on; of other, smaller data the first ones."""
+) -> tuple[list[Sample], Sequence[int]]:
+    """Return the items that a recipe calibrates on, and their indices; of other, smaller data the first ones."""
     spec = calibration.data(data)
     source = open_source(spec.main, calibration.part, spec, inputs)
     items: Sequence[int] = calibration.items
     if max(items) >= len(source):
         items = range(min(len(items), len(source)))
         console.warn(f"{data} holds {len(source)} items, not those of the recipe; the first {len(items)} are used")
-    return [source.sample(index) for index in items]
+    return [source.sample(index) for index in items], items
+
+
+def _measure(
+    checks: Checks, recipe: Recipe, model: Path, quantized: Path, data: str, items: Sequence[int], console: Console
+) -> _Measured:
+    """Return the metrics of the quantized model beside those of the float one at f32, on items that were not calibrated on.
+
+    Raises:
+        OvquantError: device, data or metrics cannot be used.
+    """
+    properties = {key: value for key, value in recipe.compile_properties.items() if key != "INFERENCE_PRECISION_HINT"}
+    target = Target(version=1, name="recipe", device=recipe.device, compile_properties=properties)
+    device = resolve_device(target, checks.job.device)
+    for note in device.notes:
+        console.warn(note)
+    spec = recipe.calibration.data(checks.data or data)
+    metrics = checks.job.metrics
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        bench = Workbench(
+            BenchSpec(
+                model=str(model),
+                target=target,
+                device=device.name,
+                data=spec,
+                seed=0,
+                metrics=metrics,
+                output_kinds={},
+                model_dir=folder,
+                is_divided=False,
+                left_out=tuple(items) if checks.data is None and not recipe.calibration.has_own_source else (),
+            )
+        )
+        try:
+            _require_others(bench, recipe, checks, data)
+            subject = ModelFile(path=str(quantized), inference_precision=recipe.strategy.inference_precision)
+            outcome = bench.evaluate(Task(bench=bench.spec, subject=subject, is_timed=False, has_intervals=True))
+            directions = tuple(metric.direction for metric in bench.metrics)
+        finally:
+            bench.close()
+    if not isinstance(outcome, Evaluation):
+        raise ModelError(f"{model}: the recipe's model cannot be measured ({outcome.stage}): {outcome.message}")
+    rules = Rules(objective=checks.job.objective, metrics=metrics, metric_directions=directions, max_divergence=None)
+    limits = tuple(rules.limit(index, result) for index, result in enumerate(outcome.metrics))
+    return _Measured(evaluation=outcome, limits=limits, judgement=judge(outcome, rules))
+
+
+def _require_others(bench: Workbench, recipe: Recipe, checks: Checks, data: str) -> None:
+    """Check that there are items that were not calibrated on.
+
+    Raises:
+        DataError: none is left.
+        UsageError: `--data` names what is for calibration alone.
+    """
+    spec = recipe.calibration.data(data)
+    if checks.data is None and recipe.calibration.has_own_source:
+        sources = [open_source(spec.main, part, spec, bench.inputs).identity for part in ("main", "calibration")]
+        if sources[0] == sources[1]:
+            raise UsageError(f"{data}: is what the recipe calibrates on; name labelled samples of their own with --holdout-data")
+    if len(bench.samples.items("validation")) < _LEAST_ITEMS:
+        raise DataError(f"{data}: all items were calibrated on; name labelled samples of their own with --holdout-data")
+
+
+_LEAST_ITEMS = 2
