@@ -129,7 +129,7 @@ def _tell(is_same: bool, told: Sequence[str], was: Made, now: Made, measured: _M
     for difference in told:
         console.result(f"  {difference}")
     if was.left_in_float is not None and was.left_in_float == now.left_in_float and not is_same:
-        console.result(f"  the same {len(was.left_in_float)} operations are left in float")
+        console.result(f"  left in float as there: {len(was.left_in_float)} operations")
     if measured is None:
         return
     evaluation = measured.evaluation
