@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ovquant import export, quantization, runtime
 from ovquant.configfile import load
 from ovquant.console import Console
-from ovquant.datasets.readers import open_source
-from ovquant.devices import resolve_device
+from ovquant.datasets.readers import Part, open_source
+from ovquant.devices import Device, resolve_device
 from ovquant.environment import versions
 from ovquant.errors import ConfigError, DataError, ModelError, RefutedError, UsageError, first_line
 from ovquant.evaluation import Workbench
@@ -44,11 +45,21 @@ class Checks:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        evaluation: of the quantized model.
+        limits: of the metrics' drops, in their own units.
+        judgement: whether they are kept.
+        device: that was measured on.
+        notes: what must be said beside it.
+    """
 
     evaluation: Evaluation
     limits: tuple[float | None, ...]
     judgement: Judgement
+    device: str
+    notes: tuple[str, ...]
 
 
 def quantize(
@@ -76,11 +87,12 @@ def quantize(
     strategy = _fitted(recipe, operations, f"{recipe_path}: strategy.ignored_scope", model, console)
     ignored = resolve(strategy.ignored_scope, operations)
     samples, items = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
-    try:
-        quantized = quantization.quantize(float_model, strategy, samples, operations)
-    except Exception as error:
-        raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
-    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
+        gauge = None if checks is None else stack.enter_context(_opened(checks, recipe, model, data, items, Path(folder)))
+        try:
+            quantized = quantization.quantize(float_model, strategy, samples, operations)
+        except Exception as error:
+            raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
         path = Path(folder) / "model.xml"
         runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
@@ -88,7 +100,7 @@ def quantize(
         now = made(strategy, operations, model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         is_same = digest == recipe.made.graph_digest
         told = differences(recipe.made, now)
-        measured = None if checks is None else _measure(checks, recipe, model, path, data, items, console)
+        measured = None if gauge is None else gauge.measure(path, strategy)
         manifest = {
             "model": {"name": model.name, "sha256": hashes},
             "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same, "differences": told},
@@ -132,6 +144,8 @@ def _tell(is_same: bool, told: Sequence[str], was: Made, now: Made, measured: _M
         console.result(f"  left in float as there: {len(was.left_in_float)} operations")
     if measured is None:
         return
+    for note in measured.notes:
+        console.warn(note)
     evaluation = measured.evaluation
     for result, limit in zip(evaluation.metrics, measured.limits, strict=True):
         interval = f" [{result.drop.low:+.4f}, {result.drop.high:+.4f}]" if result.has_interval else ""
@@ -152,7 +166,13 @@ _WORDS: dict[Judgement, str] = {
 
 
 def _to_json(measured: _Measured) -> dict[str, Any]:
-    return {"evaluation": outcome_to_json(measured.evaluation), "limits": list(measured.limits), "judgement": measured.judgement}
+    return {
+        "evaluation": outcome_to_json(measured.evaluation),
+        "limits": list(measured.limits),
+        "judgement": measured.judgement,
+        "device": measured.device,
+        "notes": list(measured.notes),
+    }
 
 
 def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
@@ -187,64 +207,82 @@ def _calibration_samples(
     return [source.sample(index) for index in items], items
 
 
-def _measure(
-    checks: Checks, recipe: Recipe, model: Path, quantized: Path, data: str, items: Sequence[int], console: Console
-) -> _Measured:
-    """Return the metrics of the quantized model beside those of the float one at f32, on items that were not calibrated on.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Gauge:
+    """What measures a replayed model."""
+
+    bench: Workbench
+    device: Device
+    job: Job
+
+    def measure(self, quantized: Path, strategy: Strategy) -> _Measured:
+        """Return the metrics of the quantized model beside those of the float one at f32.
+
+        Raises:
+            ModelError: it cannot be run.
+        """
+        subject = ModelFile(path=str(quantized), inference_precision=strategy.inference_precision)
+        outcome = self.bench.evaluate(Task(bench=self.bench.spec, subject=subject, is_timed=False, has_intervals=True))
+        if not isinstance(outcome, Evaluation):
+            raise ModelError(f"the recipe's model cannot be measured ({outcome.stage}): {outcome.message}")
+        directions = tuple(metric.direction for metric in self.bench.metrics)
+        rules = Rules(objective=self.job.objective, metrics=self.job.metrics, metric_directions=directions, max_divergence=None)
+        return _Measured(
+            evaluation=outcome,
+            limits=tuple(rules.limit(index, result) for index, result in enumerate(outcome.metrics)),
+            judgement=judge(outcome, rules),
+            device=f"{self.device.name} ({self.device.full_name})",
+            notes=self.device.notes,
+        )
+
+
+@contextlib.contextmanager
+def _opened(checks: Checks, recipe: Recipe, model: Path, data: str, items: Sequence[int], folder: Path) -> Iterator[_Gauge]:
+    """Open what a replayed model is measured with; faults are found before it is made.
 
     Raises:
-        OvquantError: device, data or metrics cannot be used.
+        OvquantError: device, data or metrics cannot be used, or all items were calibrated on.
     """
     properties = {key: value for key, value in recipe.compile_properties.items() if key != "INFERENCE_PRECISION_HINT"}
     target = Target(version=1, name="recipe", device=recipe.device, compile_properties=properties)
     device = resolve_device(target, checks.job.device)
-    for note in device.notes:
-        console.warn(note)
-    spec = recipe.calibration.data(checks.data or data)
-    metrics = checks.job.metrics
-    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
-        bench = Workbench(
-            BenchSpec(
-                model=str(model),
-                target=target,
-                device=device.name,
-                data=spec,
-                seed=0,
-                metrics=metrics,
-                output_kinds={},
-                model_dir=folder,
-                is_divided=False,
-                left_out=tuple(items) if checks.data is None and not recipe.calibration.has_own_source else (),
-            )
+    _require_apart(checks, recipe, model, data)
+    bench = Workbench(
+        BenchSpec(
+            model=str(model),
+            target=target,
+            device=device.name,
+            data=recipe.calibration.data(checks.data or data),
+            seed=0,
+            metrics=checks.job.metrics,
+            output_kinds={},
+            model_dir=str(folder / "bench"),
+            is_divided=False,
+            left_out=tuple(items) if checks.data is None and not recipe.calibration.has_own_source else (),
         )
-        try:
-            _require_others(bench, recipe, checks, data)
-            subject = ModelFile(path=str(quantized), inference_precision=recipe.strategy.inference_precision)
-            outcome = bench.evaluate(Task(bench=bench.spec, subject=subject, is_timed=False, has_intervals=True))
-            directions = tuple(metric.direction for metric in bench.metrics)
-        finally:
-            bench.close()
-    if not isinstance(outcome, Evaluation):
-        raise ModelError(f"{model}: the recipe's model cannot be measured ({outcome.stage}): {outcome.message}")
-    rules = Rules(objective=checks.job.objective, metrics=metrics, metric_directions=directions, max_divergence=None)
-    limits = tuple(rules.limit(index, result) for index, result in enumerate(outcome.metrics))
-    return _Measured(evaluation=outcome, limits=limits, judgement=judge(outcome, rules))
+    )
+    try:
+        if len(bench.samples.items("validation")) < _LEAST_ITEMS:
+            raise DataError(f"{data}: all items were calibrated on; name labelled samples of their own with --holdout-data")
+        bench.reference("validation")
+        yield _Gauge(bench=bench, device=device, job=checks.job)
+    finally:
+        bench.close()
 
 
-def _require_others(bench: Workbench, recipe: Recipe, checks: Checks, data: str) -> None:
-    """Check that there are items that were not calibrated on.
+def _require_apart(checks: Checks, recipe: Recipe, model: Path, data: str) -> None:
+    """Check that what is measured on is not what the recipe calibrates on.
 
     Raises:
-        DataError: none is left.
         UsageError: `--data` names what is for calibration alone.
     """
-    spec = recipe.calibration.data(data)
-    if checks.data is None and recipe.calibration.has_own_source:
-        sources = [open_source(spec.main, part, spec, bench.inputs).identity for part in ("main", "calibration")]
-        if sources[0] == sources[1]:
-            raise UsageError(f"{data}: is what the recipe calibrates on; name labelled samples of their own with --holdout-data")
-    if len(bench.samples.items("validation")) < _LEAST_ITEMS:
-        raise DataError(f"{data}: all items were calibrated on; name labelled samples of their own with --holdout-data")
+    if checks.data is not None or not recipe.calibration.has_own_source:
+        return
+    spec, inputs = recipe.calibration.data(data), runtime.input_infos(runtime.read_model(model))
+    main, calibration = (open_source(spec.main, part, spec, inputs).identity for part in _PARTS)
+    if main == calibration:
+        raise UsageError(f"{data}: is what the recipe calibrates on; name labelled samples of their own with --holdout-data")
 
 
+_PARTS: tuple[Part, Part] = ("main", "calibration")
 _LEAST_ITEMS = 2

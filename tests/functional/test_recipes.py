@@ -175,3 +175,27 @@ def test_data_that_is_all_calibrated_on_measures_nothing(run: Run, searched: Pat
     result = run("quantize", conv_case[0], *options, code=4)
     assert "all items were calibrated on" in result.output
     assert not Path("again").exists()
+
+
+def test_data_for_calibration_alone_is_not_measured_on(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    recipe = yaml.safe_load((searched / "best" / "recipe.yaml").read_text())
+    recipe["calibration"]["has_own_source"] = True
+    Path("r.yaml").write_text(yaml.safe_dump(recipe))
+    options = ["--recipe", "r.yaml", "--data", conv_case[1], "--metric", "accuracy", "-o", "again"]
+    result = run("quantize", conv_case[0], *options, code=2)
+    assert "name labelled samples of their own with --holdout-data" in result.output
+
+
+def test_a_recipe_for_a_device_that_is_not_here_is_measured_as_a_dry_run(
+    run: Run, searched: Path, conv_case: tuple[Path, Path]
+) -> None:
+    recipe = yaml.safe_load((searched / "best" / "recipe.yaml").read_text())
+    recipe["device"] = "NPU"
+    Path("r.yaml").write_text(yaml.safe_dump(recipe))
+    options = ["--recipe", "r.yaml", "--data", conv_case[1], "--metric", "accuracy", "--max-drop", "0.5"]
+    result = run("quantize", conv_case[0], *options, "-o", "again", code=6)
+    assert "device 'NPU' is not on this machine" in result.output
+    assert not Path("again").exists()
+    result = run("quantize", conv_case[0], *options, "--device", "CPU", "-o", "again")
+    assert "DRY RUN" in result.output
+    assert "DRY RUN" in Path("again/manifest.json").read_text()
