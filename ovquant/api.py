@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ovquant import commands
+from ovquant import commands, replay
 from ovquant.commands import BEST
 from ovquant.console import Console, cells_of, columns_of
 from ovquant.job import Job, load_job
@@ -155,7 +155,7 @@ def quantize(model: str | Path, *, recipe: str | Path, data: str, output: str | 
     Raises:
         OvquantError: as the command.
     """
-    found = commands.quantize(Path(model), Path(recipe), data, Path(output), _Told(None))
+    found = replay.quantize(Path(model), Path(recipe), data, Path(output), _Told(None))
     return QuantizedModel(model=Path(output) / "model.xml", is_identical_to_recipe=found["is_identical_to_recipe"])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovquant.errors import InterruptedSearchError, OvquantError, first_line, printable
+from ovquant.errors import InterruptedSearchError, OvquantError, UsageError, first_line, printable
 
 if TYPE_CHECKING:
     from ovquant.console import Console
@@ -71,6 +71,9 @@ MemoryLimit = Annotated[
     str | None,
     typer.Option(help="Memory that the process of the candidates may take: 8G. [default: 80 % of what is free at the start]"),
 ]
+MaxDrop = Annotated[
+    list[str] | None, typer.Option(help="Largest drop of the metric: 0.01 (its unit) or 1%. Repeat for several metrics.")
+]
 IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 IsVerbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the log as well, see OUTPUT/log.jsonl.")]
@@ -83,10 +86,7 @@ def search(
     data: Data = None,
     target: TargetName = None,
     metric: Metrics = None,
-    max_drop: Annotated[
-        list[str] | None,
-        typer.Option(help="Largest drop of the metric: 0.01 (its unit) or 1%. Repeat for several metrics."),
-    ] = None,
+    max_drop: MaxDrop = None,
     max_divergence: Annotated[float | None, typer.Option(help="Largest divergence from the float model.")] = None,
     fitness: Annotated[Fitness | None, typer.Option(help="What is optimized. [default: pareto]")] = None,
     budget: Budget = None,
@@ -219,15 +219,27 @@ def quantize(
     recipe: Annotated[Path, typer.Option(help="recipe.yaml of an exported model.")],
     data: Annotated[str, typer.Option(help="Samples to calibrate on: image folder, .npz file, or file.py:function.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="New directory for the quantized model.")],
+    metric: Metrics = None,
+    max_drop: MaxDrop = None,
+    holdout_data: Annotated[
+        str | None, typer.Option(help="Labelled samples for --metric. [default: those of --data that are not calibrated on]")
+    ] = None,
+    device: DeviceName = None,
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Replay a recipe without a search."""
+    """Replay a recipe without a search, also on a model that was trained or exported again; with --metric, measure the result."""
 
     def run(console: Console) -> dict[str, Any]:
-        from ovquant import commands
+        from ovquant import replay
 
-        return commands.quantize(model, recipe, data, output, console)
+        if not metric and (holdout_data is not None or device is not None):
+            raise UsageError("--holdout-data and --device are for measuring the result: give --metric, too")
+        checks = None
+        if metric or max_drop:
+            options = {"data": {"path": data}, "metrics": [{"name": name} for name in metric or ()], "device": device}
+            checks = replay.Checks(job=_job(str(model), options, max_drop or ()), data=holdout_data)
+        return replay.quantize(model, recipe, data, output, console, checks)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 

@@ -17,7 +17,7 @@ _ROOT = Path("/")
 _BUSY_COLUMNS = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq of a "cpu" line of /proc/stat, see proc(5)
 _STOLEN_COLUMN = 7
 _OWN_COLUMNS = (11, 12)  # utime, stime of /proc/self/stat, counted from after the command's name
-_SUMS_IN_32_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+SUMS_IN_32_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _BUSY_SHARE = 0.05  # of all CPUs; less is what an idle system does by itself
 _CLOCK_CHANGE = 1.1
 _PACKAGES = ("ovquant", "openvino", "nncf", "optuna", "numpy", "scikit-learn")
@@ -64,7 +64,7 @@ def available_bytes(root: Path = _ROOT) -> int:
 def may_saturate(device: str) -> bool:
     """Return whether 8-bit sums on a device may saturate: on CPUs that add products in pairs to 16 bits, being without VNNI."""
     flags = cpu_flags()
-    return device.startswith("CPU") and (flags is None or not flags & _SUMS_IN_32_BITS)
+    return device.startswith("CPU") and (flags is None or not flags & SUMS_IN_32_BITS)
 
 
 def describe_host() -> dict[str, Any]:

@@ -64,7 +64,10 @@ class AllCandidatesFailedError(OvquantError):
 
 
 class RefutedError(OvquantError):
-    """The search ended and the holdout refutes every finalist; the first one is exported all the same."""
+    """Data that took no part in making a model say that it breaks a limit; it is written all the same.
+
+    After a search, the holdout refutes every finalist, and the first one is in ``best/``; after a replay, it is the recipe's.
+    """
 
     exit_code = 10
 

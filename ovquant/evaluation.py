@@ -79,7 +79,7 @@ class Workbench:
             if name not in self.output_names:
                 hint = did_you_mean(name, self.output_names)
                 raise DataError(f"output_kinds: no output {name!r}{hint}; outputs: {', '.join(self.output_names)}")
-        self.samples = Samples(spec.data, self.inputs, spec.seed, is_divided=spec.is_divided)
+        self.samples = Samples(spec.data, self.inputs, spec.seed, is_divided=spec.is_divided, left_out=frozenset(spec.left_out))
         self.metrics: list[Metric] = [build_metric(metric, self.output_names) for metric in spec.metrics]
         work = Path(spec.model_dir)
         self._builder = Builder(self.model, self.operations, self.samples.samples("calibration"), work, watch)

@@ -13,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from ovquant import runtime
 from ovquant.audit import Audit, Kernel, audits
+from ovquant.environment import SUMS_IN_32_BITS, may_saturate
 from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
 from ovquant.quantizers import DisjointSets
+from ovquant.saturation import Saturation, saturations
 from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
 from ovquant.space import nncf_default
 from ovquant.switches import switched
@@ -32,11 +34,14 @@ class Inspection:
         ranking: of its layers.
         floats: what is run of the float model, at the target's own precision; None where the device has no profile.
         quantized: what is run of NNCF's default, likewise.
+        saturation: what saturates in NNCF's default on a CPU without VNNI, likewise on calibration items; None where neither the
+            device nor the target is one.
     """
 
     ranking: Ranking
     floats: Audit | None
     quantized: Audit | None
+    saturation: tuple[Saturation, ...] | None = None
 
     def slowed(self) -> list[tuple[tuple[str, ...], float]]:
         """Return the places of layers that take longer in NNCF's default than in float, and by how many microseconds.
@@ -90,7 +95,7 @@ _INSPECTION = TypeAdapter(Inspection)
 
 
 def inspect(workbench: Workbench) -> Inspection:
-    """Rank the layers of a job's model on calibration items, on the CPU, and profile it on the target's device.
+    """Rank the layers of a job's model on calibration items and simulate saturation, on the CPU, and profile it on the device.
 
     Raises:
         ModelError: NNCF's default cannot be made, or its layers are not found in the float model.
@@ -106,6 +111,8 @@ def inspect(workbench: Workbench) -> Inspection:
         compiled = CompiledModel(model.model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"}, "f32")
         items = list(workbench.samples.samples("calibration", MOST_ITEMS))
         ranking = rank(model, compiled, workbench.operations, items, kinds)
+        is_without_vnni = may_saturate(device) or bool(SUMS_IN_32_BITS & set(target.requirements.cpu_flags_none))
+        saturation = saturations(quantized, workbench.operations, items) if is_without_vnni else None
     except OvquantError:
         raise
     except Exception as error:
@@ -115,7 +122,7 @@ def inspect(workbench: Workbench) -> Inspection:
     # Biases change no kernel.
     with contextlib.suppress(RuntimeError):
         floats, run = audits([workbench.model, quantized], device, target.compile_properties, sample)
-    return Inspection(ranking=ranking, floats=floats, quantized=run)
+    return Inspection(ranking=ranking, floats=floats, quantized=run, saturation=saturation)
 
 
 def stored(path: Path, made_of: dict[str, Any]) -> Inspection | None:

@@ -15,6 +15,7 @@ from ovquant.errors import OutputError
 from ovquant.inspection import WORTH_TELLING, Inspection
 from ovquant.job import Job
 from ovquant.records import Interval
+from ovquant.saturation import Saturation
 from ovquant.sensitivity import Ranking, Sensitivity
 from ovquant.session import open_workbench
 
@@ -53,6 +54,7 @@ def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
         ],
         "float": _audit(found.floats),
         "int8": _audit(found.quantized),
+        "saturation": None if found.saturation is None else [dataclasses.asdict(one) for one in found.saturation],
     }
     if path is not None:
         export.write_json(path, result)
@@ -60,6 +62,8 @@ def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
     for note in device.notes:
         console.warn(note)
     _tell(found, result, console)
+    if found.saturation is not None:
+        console.result(saturation_words(found.saturation))
     if path is not None:
         console.result(f"Wrote {path}")
     return result
@@ -106,6 +110,19 @@ def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
         total_us = found.quantized.total_us
         told = ", ".join(f"{one.kind} {one.name} ({one.precision}, {one.time_us / total_us:.0%})" for one in islands)
         console.result(f"Float islands in NNCF's default, by share of its time: {told}.")
+
+
+def saturation_words(found: Sequence[Saturation]) -> str:
+    """Return in a sentence or two which layers saturate on a CPU without VNNI, and what to do about it."""
+    where = "8-bit sums of NNCF's default on a CPU without VNNI, simulated on calibration items"
+    n_possible = sum(one.is_possible for one in found)
+    hit = [one for one in found if one.share > 0]
+    if not hit:
+        could = f"; weights of {n_possible} are large enough for other inputs to" if n_possible else ""
+        return f"{where}: none of {len(found)} layers saturates{could}."
+    told = ", ".join(f"{one.place} ({one.share:.2%} of values, error {one.error:.2%})" for one in hit[:_SHOWN_GROUPS])
+    more = f" and {len(hit) - _SHOWN_GROUPS} more" if len(hit) > _SHOWN_GROUPS else ""
+    return f"{where}: {len(hit)} of {len(found)} layers saturate: {told}{more}. overflow_fix: enable prevents it."
 
 
 def _islands(audit: Audit) -> Sequence[Kernel]:

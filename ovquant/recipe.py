@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,6 +11,9 @@ from pydantic import Field
 from ovquant.configfile import FileModel
 from ovquant.datasets.readers import Part
 from ovquant.job import DataSpec, Preprocessing
+from ovquant.operations import Operation, computed
+from ovquant.places import places
+from ovquant.scopes import resolve
 from ovquant.selectors import ScopeSelector
 from ovquant.strategy import (
     InferencePrecision,
@@ -86,11 +90,24 @@ class CalibrationSpec(FileModel):
 
 
 class Made(FileModel):
-    """What the recipe was found with; for comparison only."""
+    """What the recipe was found with; for comparison, and to find layers again whose names are others now.
+
+    Attributes:
+        model_sha256: of the float model.
+        graph_digest: of the quantized model.
+        versions: package -> version.
+        n_operations: of the float model, by type. Empty in recipes of earlier versions.
+        left_in_float: places of the operations that the strategy ignores, see `ovquant.places`. None in recipes of earlier
+            versions.
+        strategy_digest: of the strategy; where it is another one now, the file was changed by hand.
+    """
 
     model_sha256: str
     graph_digest: str
     versions: dict[str, str]
+    n_operations: dict[str, int] = Field(default_factory=dict)
+    left_in_float: tuple[str, ...] | None = None
+    strategy_digest: str | None = None
 
 
 class Recipe(FileModel):
@@ -103,6 +120,80 @@ class Recipe(FileModel):
     calibration: CalibrationSpec
     made: Made
     notes: tuple[str, ...] = ()
+
+
+def made(
+    strategy: Strategy, operations: Sequence[Operation], *, model_sha256: str, graph_digest: str, versions: Mapping[str, str]
+) -> Made:
+    """Return what a recipe was found with.
+
+    Args:
+        strategy: of the recipe.
+        operations: of the float model.
+        model_sha256: as `Made`.
+        graph_digest: likewise.
+        versions: likewise.
+    """
+    found = places(tuple(operations))
+    left = [found.place_of(name) for name in resolve(strategy.ignored_scope, operations)]
+    return Made(
+        model_sha256=model_sha256,
+        graph_digest=graph_digest,
+        versions=dict(versions),
+        n_operations=count_types(operations),
+        left_in_float=tuple(sorted(place for place in left if place is not None)),
+        strategy_digest=strategy.digest,
+    )
+
+
+def differences(was: Made, now: Made) -> list[str]:
+    """Return in words how what a recipe was found with differs from what it is replayed on; empty if it does not.
+
+    What a recipe of an earlier version does not tell is not compared.
+    """
+    found = []
+    if was.model_sha256 != now.model_sha256:
+        found.append("the model's file is another one: other weights, or another export")
+    there, here = was.n_operations, now.n_operations
+    for kind in sorted(there | here) if there else ():
+        if there.get(kind, 0) != here.get(kind, 0):
+            found.append(f"operations of type {kind}: {there.get(kind, 0)} there, {here.get(kind, 0)} here")
+    if was.left_in_float is not None and now.left_in_float is not None:
+        left_there, left_here = set(was.left_in_float), set(now.left_in_float)
+        for where, only in (("there", left_there - left_here), ("here", left_here - left_there)):
+            found += [f"left in float {where} only: {', '.join(sorted(only))}"] if only else []
+    for package in sorted(was.versions.keys() & now.versions.keys()):
+        if was.versions[package] != now.versions[package]:
+            found.append(f"{package}: {was.versions[package]} there, {now.versions[package]} here")
+    return found
+
+
+def by_places(recipe: Recipe, operations: Sequence[Operation]) -> ScopeSelector | None:
+    """Return what selects in another model the operations that a recipe's strategy left in float; None if that is not certain.
+
+    It is, if the strategy is the one that was found, and there are as many operations of the types in question as there were:
+    then a place is that of the same layer.
+
+    Args:
+        recipe: with names or patterns that the model does not have.
+        operations: of the model.
+    """
+    was = recipe.made
+    if not was.left_in_float or was.strategy_digest != recipe.strategy.strategy().digest:
+        return None
+    found, counts = places(tuple(operations)), count_types(operations)
+    types = {operation.name: operation.type for operation in operations}
+    for place in was.left_in_float:
+        names = found.names(place)
+        if len(names) != 1 or counts.get(types[names[0]]) != was.n_operations.get(types[names[0]]):
+            return None
+    return ScopeSelector(places=was.left_in_float)
+
+
+def count_types(operations: Sequence[Operation]) -> dict[str, int]:
+    """Return how many operations of each type compute something, by type; not inputs, outputs and constants."""
+    counts = Counter(operation.type for operation in computed(operations) if operation.is_selectable)
+    return dict(sorted(counts.items()))
 
 
 def recipe_from(

@@ -19,7 +19,7 @@ from ovquant.job import Job, with_absolute_paths
 from ovquant.loop import Plan
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
-from ovquant.recipe import Made, Recipe, recipe_from
+from ovquant.recipe import Recipe, made, recipe_from
 from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study
@@ -125,7 +125,13 @@ class Session:
             target=self.target,
             data=self.job.data,
             calibration=self.opened.split.calibration,
-            made=Made(model_sha256=hashes[Path(self.job.model).name], graph_digest=graph_digest, versions=versions()),
+            made=made(
+                strategy,
+                self.opened.facts.operations,
+                model_sha256=hashes[Path(self.job.model).name],
+                graph_digest=graph_digest,
+                versions=versions(),
+            ),
             notes=self.device.notes,
         )
 

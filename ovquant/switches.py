@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SWITCHES = "ovquant_switches"
 # Operations that hand on what they are given; what they are given quantized is so for the layers that follow. As NNCF has them
 # (nncf.openvino.graph.metatypes.groups.QUANTIZE_AGNOSTIC_OPERATIONS).
-_HANDING_ON = frozenset(
+HANDING_ON = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit", "Slice", "StridedSlice"}
     | {"Gather", "GatherND", "GatherElements", "Pad", "Broadcast", "Tile", "ReduceMax", "Relu", "ShuffleChannels", "ConvertLike"}
     | {"DepthToSpace", "SpaceToDepth", "SpaceToBatch", "BatchToSpace", "Minimum", "Maximum", "ScatterUpdate"}
@@ -127,7 +127,7 @@ def _edges(quantized: ov.Model) -> list[_Edge]:
 
 def _owners(node: Any) -> list[str]:
     """Return the layers that an operation works for: itself, or those that it hands its input on to."""
-    if node.get_type_name() not in _HANDING_ON:
+    if node.get_type_name() not in HANDING_ON:
         return [node.get_friendly_name()]
     found: list[str] = []
     for output in node.outputs():

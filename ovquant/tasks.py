@@ -30,6 +30,7 @@ class BenchSpec:
         output_kinds: output name -> kind, where the user told.
         model_dir: where candidate IRs are kept for a while; a directory of this run alone.
         is_divided: False uses all samples for validation.
+        left_out: indices in the main source that are not used all the same, where it is not divided.
     """
 
     model: str
@@ -41,6 +42,7 @@ class BenchSpec:
     output_kinds: Mapping[str, OutputKind]
     model_dir: str
     is_divided: bool = True
+    left_out: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

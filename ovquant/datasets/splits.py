@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
@@ -51,8 +51,10 @@ def _parts(items: Sequence[Item]) -> list[str]:
 class Samples:
     """The items of a job's sources, by split; recently read ones are kept in memory up to 1 GiB."""
 
-    def __init__(self, spec: DataSpec, inputs: Sequence[InputInfo], seed: int, *, is_divided: bool = True) -> None:
-        """Open the sources and divide them; undivided, all items of the main source are for validation.
+    def __init__(
+        self, spec: DataSpec, inputs: Sequence[InputInfo], seed: int, *, is_divided: bool = True, left_out: Container[int] = ()
+    ) -> None:
+        """Open the sources and divide them; undivided, all items of the main source are for validation but those left out.
 
         Raises:
             DataError: a source cannot be used, or holds too few items.
@@ -69,7 +71,7 @@ class Samples:
             _require_different(self._sources)
             self.split = divide(self._sources, spec, seed)
         else:
-            every = _shuffled("main", self._sources["main"], seed)[: spec.max_items]
+            every = [item for item in _shuffled("main", self._sources["main"], seed) if item[1] not in left_out][: spec.max_items]
             self.split = Split(calibration=(), validation=tuple(every), holdout=())
         self._labels: dict[SplitName, list[Any] | None] = {}
         self._shapes: dict[SplitName, dict[str, tuple[int, ...]] | None] = {}

@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from typer.testing import CliRunner
 
-from ovquant import commands, errors, overview, preparing
+from ovquant import commands, errors, overview, preparing, replay
 from ovquant.cli import app
 from ovquant.job import load_job
 from ovquant.targets import Genes, SmoothQuantGenes, Target, shipped_names, to_yaml
@@ -41,10 +41,11 @@ def test_there_are_commands_and_blocks_to_check() -> None:
 def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     called: list[str] = []
-    for name in ("search", "resume", "quantize", "evaluate", "export_trial"):
+    for name in ("search", "resume", "evaluate", "export_trial"):
         monkeypatch.setattr(commands, name, lambda *_, name=name: called.append(name) or {})
     for name in ("init_job", "check_job"):
         monkeypatch.setattr(preparing, name, lambda *_, name=name: called.append(name) or {})
+    monkeypatch.setattr(replay, "quantize", lambda *_: called.append("quantize") or {})
     monkeypatch.setattr(overview, "inspect", lambda *_: called.append("inspect") or {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "job.yaml").write_text("model: model.onnx\ndata: data.npz\n")

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from conftest import Run
 
+from ovquant import inspection
+
 TARGET = """
 version: 1
 name: mine
@@ -42,6 +44,26 @@ def test_layers_are_told_with_place_time_and_precision(inspected: tuple[dict, st
     assert layers["Convolution[0]"]["runs_in"] in {"i8", "u8"}
     assert "Brackets: 95 % intervals" in output
     assert f"mean of {found['n_items']} calibration items" in " ".join(output.split())
+
+
+def test_sums_that_may_saturate_are_told_for_targets_without_vnni(run: Run, conv_case: tuple[Path, Path]) -> None:
+    """With NNCF's default, and by half the range of weights where the target asks for it."""
+    options = [conv_case[0], "--data", conv_case[1], "--target", "cpu-avx2", "--device", "CPU", "--json"]
+    found = json.loads(run("inspect", *options).stdout)["saturation"]
+    places = {one["place"]: one for one in found}
+    assert set(places) == {"Convolution[0]", "Convolution[1]", "MatMul[0]"}
+    assert not places["Convolution[0]"]["is_possible"]  # NNCF halves the range of the first layer by itself
+    assert places["Convolution[1]"]["is_possible"]
+    assert all(one["n_values"] > 0 for one in found if one["is_possible"])
+
+
+def test_a_target_whose_sums_take_32_bits_is_told_nothing_of_saturation(
+    run: Run, conv_case: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "may_saturate", lambda device: False)
+    result = run("inspect", conv_case[0], "--data", conv_case[1], "-o", "found.json")
+    assert json.loads(Path("found.json").read_text())["saturation"] is None
+    assert "saturate" not in result.output
 
 
 def test_time_is_told_by_precision(inspected: tuple[dict, str]) -> None:

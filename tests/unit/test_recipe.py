@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from ovquant.configfile import load
 from ovquant.datasets.readers import Part
 from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, Preprocessing, Source
-from ovquant.recipe import Made, Recipe, StrategySpec, recipe_from
+from ovquant.operations import Operation
+from ovquant.recipe import Made, Recipe, StrategySpec, by_places, differences, made, recipe_from
+from ovquant.scopes import resolve
 from ovquant.selectors import ScopeSelector
 from ovquant.strategy import Strategy
 from ovquant.targets import Target, to_yaml
@@ -148,3 +151,77 @@ def test_a_recipe_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_a_recipe_has_a_key_for_each_part_of_a_strategy() -> None:
     assert set(StrategySpec.model_fields) == set(STRATEGY.as_dict())
+
+
+def operations_of(*types: str) -> list[Operation]:
+    """A chain of operations, named after type and place in it."""
+    found = [Operation(name="x", type="Parameter", inputs=())]
+    for index, kind in enumerate(types):
+        found.append(Operation(name=f"{kind}_{index}", type=kind, inputs=(found[-1].name,)))
+    return found
+
+
+def made_on(operations: list[Operation], strategy: Strategy, **changes: Any) -> Made:
+    facts = {"model_sha256": "0" * 64, "graph_digest": "1" * 64, "versions": {"nncf": "3.4.0"}, **changes}
+    return made(strategy, operations, **facts)
+
+
+CHAIN = operations_of("MatMul", "Relu", "MatMul", "Relu", "MatMul")
+BY_NAME = Strategy(ignored_scope=ScopeSelector(names=("MatMul_2",), patterns=("Relu_3",)))
+
+
+def test_what_a_recipe_was_found_with_is_told_without_names() -> None:
+    found = made_on(CHAIN, BY_NAME)
+    assert found.left_in_float == ("MatMul[1]", "Relu[1]")
+    assert found.n_operations == {"MatMul": 3, "Relu": 2}
+    assert found.strategy_digest == BY_NAME.digest
+
+
+def test_nothing_differs_from_itself_and_what_differs_is_listed() -> None:
+    was = made_on(CHAIN, BY_NAME)
+    assert differences(was, was) == []
+    other = operations_of("MatMul", "Relu", "MatMul", "Gelu", "MatMul", "MatMul")
+    now = made_on(other, BY_NAME, model_sha256="2" * 64, versions={"nncf": "3.4.1", "numpy": "2.0"})
+    assert differences(was, now) == [
+        "the model's file is another one: other weights, or another export",
+        "operations of type Gelu: 0 there, 1 here",
+        "operations of type MatMul: 3 there, 4 here",
+        "operations of type Relu: 2 there, 1 here",
+        "left in float there only: Relu[1]",
+        "nncf: 3.4.0 there, 3.4.1 here",
+    ]
+
+
+def test_what_an_earlier_version_did_not_record_is_not_compared() -> None:
+    assert differences(MADE, MADE.model_copy(update={"n_operations": {"Add": 1}, "left_in_float": ("Add[0]",)})) == []
+
+
+def named_recipe(**changes: Any) -> Recipe:
+    recipe = recipe_of(BY_NAME)
+    return recipe.model_copy(update={"made": made_on(CHAIN, BY_NAME).model_copy(update=changes)})
+
+
+def renamed(operations: list[Operation]) -> list[Operation]:
+    return [dataclasses.replace(o, name=f"new {o.name}", inputs=tuple(f"new {name}" for name in o.inputs)) for o in operations]
+
+
+def test_layers_of_other_names_are_found_by_their_places() -> None:
+    selector = by_places(named_recipe(), renamed(CHAIN))
+    assert selector is not None
+    assert resolve(selector, renamed(CHAIN)) == ("new MatMul_2", "new Relu_3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({"left_in_float": None}, CHAIN),
+        ({"left_in_float": ()}, CHAIN),
+        ({"strategy_digest": None}, CHAIN),
+        ({"strategy_digest": Strategy().digest}, CHAIN),  # the file was changed by hand: places are those of another strategy
+        ({}, operations_of("MatMul", "Relu", "MatMul", "Relu")),
+        ({}, operations_of("MatMul", "Relu", "MatMul", "Relu", "Relu", "MatMul")),
+        ({}, operations_of("MatMul")),
+    ],
+)
+def test_places_are_not_trusted_where_they_may_be_those_of_other_layers(changes: dict[str, Any], other: list[Operation]) -> None:
+    assert by_places(named_recipe(**changes), renamed(other)) is None

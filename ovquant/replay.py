@@ -1,0 +1,288 @@
+"""The use case behind `ovquant quantize`: a recipe replayed on a model, without a search, and measured where labels are given."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovquant import export, quantization, runtime
+from ovquant.configfile import load
+from ovquant.console import Console
+from ovquant.datasets.readers import Part, open_source
+from ovquant.devices import Device, resolve_device
+from ovquant.environment import versions
+from ovquant.errors import ConfigError, DataError, ModelError, RefutedError, UsageError, first_line
+from ovquant.evaluation import Workbench
+from ovquant.job import Job
+from ovquant.objectives import Rules
+from ovquant.operations import Operation
+from ovquant.protocols import Sample
+from ovquant.recipe import CalibrationSpec, Made, Recipe, StrategySpec, by_places, differences, made
+from ovquant.records import Evaluation, ModelFile, outcome_to_json
+from ovquant.scopes import misses, resolve
+from ovquant.strategy import Strategy
+from ovquant.targets import Target
+from ovquant.tasks import BenchSpec, Task
+from ovquant.verdict import Judgement, judge
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """What a replayed model is measured by.
+
+    Attributes:
+        job: its metrics with their limits, and the device that is used instead of the recipe's.
+        data: labelled samples; None are those of the calibration source that were not calibrated on.
+    """
+
+    job: Job
+    data: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What came of it.
+
+    Attributes:
+        evaluation: of the quantized model.
+        limits: of the metrics' drops, in their own units.
+        judgement: whether they are kept.
+        device: that was measured on.
+        notes: what must be said beside it.
+    """
+
+    evaluation: Evaluation
+    limits: tuple[float | None, ...]
+    judgement: Judgement
+    device: str
+    notes: tuple[str, ...]
+
+
+def quantize(
+    model: Path, recipe_path: Path, data: str, directory: Path, console: Console, checks: Checks | None = None
+) -> dict[str, Any]:
+    """Replay a recipe on a model: the one that it was found on, trained again, or exported again.
+
+    Args:
+        model: float model.
+        recipe_path: the recipe.
+        data: samples to calibrate on.
+        directory: for the package.
+        console: for people.
+        checks: what to measure; None measures nothing.
+
+    Raises:
+        RefutedError: the model breaks a limit for certain; it is written all the same.
+        OvquantError: recipe, model or data cannot be used.
+    """
+    export.require_free(directory)
+    recipe = load(Recipe, recipe_path, "recipe")
+    float_model = runtime.read_model(model)
+    runtime.require_quantizable(float_model, model)
+    operations = runtime.operations(float_model)
+    strategy = _fitted(recipe, operations, f"{recipe_path}: strategy.ignored_scope", model, console)
+    ignored = resolve(strategy.ignored_scope, operations)
+    samples, items = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
+        gauge = None if checks is None else stack.enter_context(_opened(checks, recipe, model, data, items, Path(folder)))
+        try:
+            quantized = quantization.quantize(float_model, strategy, samples, operations)
+        except Exception as error:
+            raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
+        path = Path(folder) / "model.xml"
+        runtime.save_model(quantized, path, strategy.inference_precision)
+        digest = runtime.graph_digest(runtime.read_model(path))
+        hashes = export.model_sha256(model)
+        now = made(strategy, operations, model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
+        is_same = digest == recipe.made.graph_digest
+        told = differences(recipe.made, now)
+        measured = None if gauge is None else gauge.measure(path, strategy)
+        manifest = {
+            "model": {"name": model.name, "sha256": hashes},
+            "recipe": {"path": recipe_path.name, "is_identical_to_recipe": is_same, "differences": told},
+            "strategy": strategy.as_dict(),
+            "ignored_operations": list(ignored),
+            "graph_digest": digest,
+            "versions": versions(),
+            "measured": None if measured is None else _to_json(measured),
+        }
+        changes = {"made": now, "strategy": StrategySpec.model_validate(strategy.as_dict())}
+        export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
+    console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
+    if ignored:
+        console.result(f"Left in float: {', '.join(ignored)}")
+    _tell(is_same, told, recipe.made, now, measured, console)
+    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
+    if measured is not None and measured.judgement == "refuted":
+        raise RefutedError(
+            f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
+            f"ovquant search {model}, or allow a larger --max-drop"
+        )
+    return {
+        "output": str(directory),
+        "graph_digest": digest,
+        "is_identical_to_recipe": is_same,
+        "differences": told,
+        "left_in_float": list(now.left_in_float or ()),
+        "measured": manifest["measured"],
+    }
+
+
+def _tell(is_same: bool, told: Sequence[str], was: Made, now: Made, measured: _Measured | None, console: Console) -> None:
+    if is_same:
+        console.result("Same structure, ranges, weights and biases as the recipe's model.")
+    else:
+        measure = "; measure it with --metric, or ovquant evaluate" if measured is None else ""
+        console.result(f"Differs from the recipe's model (other weights, data or versions){measure}.")
+    for difference in told:
+        console.result(f"  {difference}")
+    if was.left_in_float is not None and was.left_in_float == now.left_in_float and not is_same:
+        console.result(f"  left in float as there: {len(was.left_in_float)} operations")
+    if measured is None:
+        return
+    for note in measured.notes:
+        console.warn(note)
+    evaluation = measured.evaluation
+    for result, limit in zip(evaluation.metrics, measured.limits, strict=True):
+        interval = f" [{result.drop.low:+.4f}, {result.drop.high:+.4f}]" if result.has_interval else ""
+        limited = "" if limit is None else f"; limit {limit:.4f}"
+        console.result(
+            f"{result.name} {result.value:.4f}, drops by {result.drop.value:+.4f}{interval} from the float model at f32, on "
+            f"{evaluation.n_items} items that were not calibrated on{limited}"
+        )
+    console.result(f"Divergence {evaluation.divergence.value:.4g}. The limits are {_WORDS[measured.judgement]}.")
+
+
+_WORDS: dict[Judgement, str] = {
+    "confirmed": "kept: confirmed",
+    "inconclusive": "inside the interval: inconclusive, more data would tell",
+    "refuted": "broken: refuted",
+    "no limit": "none",
+}
+
+
+def _to_json(measured: _Measured) -> dict[str, Any]:
+    return {
+        "evaluation": outcome_to_json(measured.evaluation),
+        "limits": list(measured.limits),
+        "judgement": measured.judgement,
+        "device": measured.device,
+        "notes": list(measured.notes),
+    }
+
+
+def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
+    """Return a recipe's strategy for this model: layers that have other names here are found by their places.
+
+    Raises:
+        ConfigError: part of what it leaves in float is not in this model, and would be quantized without a word.
+    """
+    strategy = recipe.strategy.strategy()
+    missed = misses(strategy.ignored_scope, operations)
+    if not missed:
+        return strategy
+    selector = by_places(recipe, operations)
+    if selector is None or any(miss.field not in {"names", "patterns"} for miss in missed):
+        told = "\n".join(f"{where}: {miss}" for miss in missed)
+        raise ConfigError(f"{told}\nName what is to stay in float in {model}, or take the entry out: it would be quantized.")
+    others = ", ".join(miss.entry for miss in missed)
+    console.warn(f"{model} has nothing named {others}: what stays in float is found by the places that the recipe recorded")
+    return dataclasses.replace(strategy, ignored_scope=selector)
+
+
+def _calibration_samples(
+    calibration: CalibrationSpec, data: str, inputs: Sequence[runtime.InputInfo], console: Console
+) -> tuple[list[Sample], Sequence[int]]:
+    """Return the items that a recipe calibrates on, and their indices; of other, smaller data the first ones."""
+    spec = calibration.data(data)
+    source = open_source(spec.main, calibration.part, spec, inputs)
+    items: Sequence[int] = calibration.items
+    if max(items) >= len(source):
+        items = range(min(len(items), len(source)))
+        console.warn(f"{data} holds {len(source)} items, not those of the recipe; the first {len(items)} are used")
+    return [source.sample(index) for index in items], items
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Gauge:
+    """What measures a replayed model."""
+
+    bench: Workbench
+    device: Device
+    job: Job
+
+    def measure(self, quantized: Path, strategy: Strategy) -> _Measured:
+        """Return the metrics of the quantized model beside those of the float one at f32.
+
+        Raises:
+            ModelError: it cannot be run.
+        """
+        subject = ModelFile(path=str(quantized), inference_precision=strategy.inference_precision)
+        outcome = self.bench.evaluate(Task(bench=self.bench.spec, subject=subject, is_timed=False, has_intervals=True))
+        if not isinstance(outcome, Evaluation):
+            raise ModelError(f"the recipe's model cannot be measured ({outcome.stage}): {outcome.message}")
+        directions = tuple(metric.direction for metric in self.bench.metrics)
+        rules = Rules(objective=self.job.objective, metrics=self.job.metrics, metric_directions=directions, max_divergence=None)
+        return _Measured(
+            evaluation=outcome,
+            limits=tuple(rules.limit(index, result) for index, result in enumerate(outcome.metrics)),
+            judgement=judge(outcome, rules),
+            device=f"{self.device.name} ({self.device.full_name})",
+            notes=self.device.notes,
+        )
+
+
+@contextlib.contextmanager
+def _opened(checks: Checks, recipe: Recipe, model: Path, data: str, items: Sequence[int], folder: Path) -> Iterator[_Gauge]:
+    """Open what a replayed model is measured with; faults are found before it is made.
+
+    Raises:
+        OvquantError: device, data or metrics cannot be used, or all items were calibrated on.
+    """
+    properties = {key: value for key, value in recipe.compile_properties.items() if key != "INFERENCE_PRECISION_HINT"}
+    target = Target(version=1, name="recipe", device=recipe.device, compile_properties=properties)
+    device = resolve_device(target, checks.job.device)
+    _require_apart(checks, recipe, model, data)
+    bench = Workbench(
+        BenchSpec(
+            model=str(model),
+            target=target,
+            device=device.name,
+            data=recipe.calibration.data(checks.data or data),
+            seed=0,
+            metrics=checks.job.metrics,
+            output_kinds={},
+            model_dir=str(folder / "bench"),
+            is_divided=False,
+            left_out=tuple(items) if checks.data is None and not recipe.calibration.has_own_source else (),
+        )
+    )
+    try:
+        if len(bench.samples.items("validation")) < _LEAST_ITEMS:
+            raise DataError(f"{data}: all items were calibrated on; name labelled samples of their own with --holdout-data")
+        bench.reference("validation")
+        yield _Gauge(bench=bench, device=device, job=checks.job)
+    finally:
+        bench.close()
+
+
+def _require_apart(checks: Checks, recipe: Recipe, model: Path, data: str) -> None:
+    """Check that what is measured on is not what the recipe calibrates on.
+
+    Raises:
+        UsageError: `--data` names what is for calibration alone.
+    """
+    if checks.data is not None or not recipe.calibration.has_own_source:
+        return
+    spec, inputs = recipe.calibration.data(data), runtime.input_infos(runtime.read_model(model))
+    main, calibration = (open_source(spec.main, part, spec, inputs).identity for part in _PARTS)
+    if main == calibration:
+        raise UsageError(f"{data}: is what the recipe calibrates on; name labelled samples of their own with --holdout-data")
+
+
+_PARTS: tuple[Part, Part] = ("main", "calibration")
+_LEAST_ITEMS = 2
