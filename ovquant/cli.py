@@ -297,13 +297,17 @@ def list_targets(is_json: IsJson = False) -> None:
 
 
 @targets_app.command("show")
-def show_target(name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")], is_json: IsJson = False) -> None:
+def show_target(
+    name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")],
+    is_resolved: Annotated[bool, typer.Option("--resolved", help="With all that it extends, in one file.")] = False,
+    is_json: IsJson = False,
+) -> None:
     """Show a profile."""
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant.targets import show_target
 
-        return show_target(name, console.result)
+        return show_target(name, console.result, is_resolved=is_resolved)
 
     _run(run, is_json=is_json)
 

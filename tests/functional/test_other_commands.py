@@ -119,3 +119,13 @@ def test_a_dry_run_on_another_device_says_so_everywhere(run: Run, conv_case: tup
     for name in ("out/result.json", "out/best/manifest.json"):
         assert "DRY RUN" in Path(name).read_text()
     assert yaml.safe_load(Path("out/best/recipe.yaml").read_text())["device"] == "GPU"
+
+
+def test_a_profile_that_extends_another_is_checked_and_shown_whole(run: Run) -> None:
+    Path("mine.yaml").write_text("version: 1\nname: mine\nextends: cpu\ngenes: {subset_size: [5]}\n")
+    assert "mine.yaml: valid (target 'mine', device CPU)" in run("targets", "check", "mine.yaml").output
+    resolved = yaml.safe_load(run("targets", "show", "mine.yaml", "--resolved").output)
+    assert (resolved["device"], resolved["genes"]["subset_size"]) == ("CPU", [5])
+    Path("mine.yaml").write_text("version: 1\nname: mine\nextends: cpuu\n")
+    told = run("targets", "check", "mine.yaml", code=3).output
+    assert "mine.yaml: extends: target 'cpuu': no such profile (did you mean 'cpu'?)" in told
