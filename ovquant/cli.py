@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-targets_app = typer.Typer(help="Target profiles: list, show, check, schema.", no_args_is_help=True, rich_markup_mode=None)
+targets_app = typer.Typer(help="Target profiles: list, show, check, probe, schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(targets_app, name="targets")
 
 
@@ -322,6 +322,23 @@ def check_target(name: Annotated[str, typer.Argument(help="YAML file or shipped 
         return check_target(name, console)
 
     _run(run, is_json=is_json)
+
+
+@targets_app.command("probe")
+def probe_target(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New YAML file. [default: shown only]")] = None,
+    device: Annotated[str, typer.Option(help="OpenVINO device to probe.")] = "CPU",
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Read what a device offers, time reference kernels on it, and write a profile for it."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import probing
+
+        return probing.probe_target(output, device, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
 
 
 @targets_app.command("schema")

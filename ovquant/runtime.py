@@ -350,10 +350,30 @@ def device_name(device: str) -> str:
     return str(core().get_property(device, "FULL_DEVICE_NAME")).strip()
 
 
-def device_precisions(device: str) -> frozenset[str]:
+def device_precisions(device: str) -> frozenset[InferencePrecision]:
     """Return the float precisions that a device computes in."""
-    known = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
-    return frozenset({"f32"} | {known[name] for name in device_capabilities(device) if name in known})
+    known: dict[str, InferencePrecision] = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
+    return frozenset({known["FP32"]} | {known[name] for name in device_capabilities(device) if name in known})
+
+
+def default_precision(device: str) -> InferencePrecision:
+    """Return the float precision that a device computes in where nothing is asked for; f32 where it does not tell."""
+    told = device_property(device, "INFERENCE_PRECISION_HINT")
+    return PRECISION_NAMES.get(told.get_type_name() if hasattr(told, "get_type_name") else str(told), "f32")
+
+
+def device_property(device: str, name: str) -> Any:
+    """Return an OpenVINO property of a device; None where it has no such property."""
+    try:
+        return core().get_property(device, name)
+    except (RuntimeError, TypeError):  # a TypeError where Python has no type for the value
+        return None
+
+
+def device_options(device: str) -> frozenset[str]:
+    """Return the names of the properties that models may be compiled with; empty where the device does not tell."""
+    told = device_property(device, "SUPPORTED_PROPERTIES") or {}
+    return frozenset(name for name, access in told.items() if access in {"RW", "WO"})
 
 
 def has_state(model: ov.Model) -> bool:
