@@ -48,6 +48,14 @@ class Picked(StrEnum):
     KNEE = "knee"
 
 
+class PackageLayout(StrEnum):
+    """Values of --layout."""
+
+    IR = "ir"
+    OVMS = "ovms"
+    ZIP = "zip"
+
+
 Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
 CalibrationData = Annotated[str | None, typer.Option(help="Samples of their own for calibration.")]
 HoldoutData = Annotated[str | None, typer.Option(help="Samples of their own for the holdout.")]
@@ -269,17 +277,44 @@ def inspect(
 def export(
     output: Annotated[Path, typer.Argument(help="Output directory of a search.")],
     directory: Annotated[Path, typer.Option("-o", "--output", help="New directory for the exported model.")],
-    trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv. [default: the winner]")] = None,
     pick: Annotated[Picked | None, typer.Option(help="Choose among the feasible trials.")] = None,
+    layout: Annotated[
+        PackageLayout, typer.Option(help="IR directory, OpenVINO Model Server repository, zip.")
+    ] = PackageLayout.IR,
+    is_embedding: Annotated[
+        bool, typer.Option("--embed-preprocessing", help="Let the model take u8 images [1, H, W, C].")
+    ] = False,
+    has_checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Put a few validation items in, for verify.")] = True,
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Export another trial of a search."""
+    """Export a trial of a search as a package that is ready to be served."""
 
     def run(console: Console) -> dict[str, Any]:
-        from ovquant import commands
+        from ovquant import delivery
 
-        return commands.export_trial(output, trial, None if pick is None else pick.value, directory, console)
+        form = delivery.Form(layout=layout.value, is_embedding=is_embedding, has_checks=has_checks)
+        return delivery.export_trial(output, trial, None if pick is None else pick.value, directory, console, form)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="Directory or zip file that ovquant wrote.")],
+    data: Annotated[str | None, typer.Option(help="Samples with labels, to measure the metrics of the search on.")] = None,
+    is_timed: Annotated[bool, typer.Option("--latency", help="Measure the latency on this machine.")] = False,
+    device: Annotated[str | None, typer.Option(help="Run on this device instead of the package's own.")] = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Check that a package is what was exported, and does on this machine what was recorded."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import verification
+
+        return verification.verify(package, data, device, console, is_timed=is_timed)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ovquant import loading
 from ovquant.environment import silence_telemetry
 from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
 from ovquant.operations import QUANTIZABLE_TYPES, Operation
@@ -275,7 +277,7 @@ def _constant_bytes(node: Any) -> memoryview:
     return np.ascontiguousarray(node.get_data()).reshape(-1).view(np.uint8).data
 
 
-_PRECISION_NOTE = ["ovquant", "inference_precision"]
+_PRECISION_NOTE = [loading.NOTE, loading.PRECISION]
 
 
 def save_model(model: ov.Model, path: Path, precision: InferencePrecision | None = None) -> None:
@@ -300,6 +302,31 @@ def noted_precision(model: ov.Model) -> InferencePrecision | None:
     if not model.has_rt_info(_PRECISION_NOTE):
         return None
     return PRECISION_NAMES.get(str(model.get_rt_info(_PRECISION_NOTE).astype(str)))
+
+
+def note_deployment(model: ov.Model, device: str, properties: Mapping[str, Any]) -> None:
+    """Note in a model's rt_info what it was measured on and compiled with, for `ovquant.loading` and other loaders."""
+    model.set_rt_info(device, [loading.NOTE, loading.DEVICE])
+    model.set_rt_info(json.dumps(dict(properties)), [loading.NOTE, loading.PROPERTIES])
+
+
+def weight_bytes(model: ov.Model) -> dict[str, int]:
+    """Return element type -> bytes of constants, the largest first."""
+    found: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            name = node.get_element_type().get_type_name()
+            found[name] = found.get(name, 0) + node.get_data().nbytes
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def loose_weights(model: ov.Model) -> list[str]:
+    """Return the names of weights that are quantized and stored as floats all the same: constants behind a FakeQuantize."""
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "FakeQuantize" and _is_constant(node.input_value(0).get_node())
+    ]
 
 
 def size_bytes(path: Path) -> int:

@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from typer.testing import CliRunner
 
-from ovquant import commands, errors, overview
+from ovquant import commands, delivery, errors, overview, probing, verification
 from ovquant.cli import app
 from ovquant.job import load_job
 from ovquant.targets import Genes, SmoothQuantGenes, Target, load_target, shipped_names, to_yaml
@@ -41,9 +41,12 @@ def test_there_are_commands_and_blocks_to_check() -> None:
 def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     called: list[str] = []
-    for name in ("search", "quantize", "evaluate", "export_trial"):
+    for name in ("search", "quantize", "evaluate"):
         monkeypatch.setattr(commands, name, lambda *_, name=name: called.append(name) or {})
     monkeypatch.setattr(overview, "inspect", lambda *_: called.append("inspect") or {})
+    monkeypatch.setattr(delivery, "export_trial", lambda *_: called.append("export") or {})
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: called.append("verify") or {})
+    monkeypatch.setattr(probing, "probe_target", lambda *_: {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
