@@ -6,6 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import openvino as ov
+
     from ovquant.api import EvaluationResult, QuantizedModel, SearchResult, evaluate, quantize, search
     from ovquant.targets import load_target
 
@@ -19,7 +24,22 @@ _PLACES = {
     "quantize": "ovquant.api",
     "search": "ovquant.api",
 }
-__all__ = ["EvaluationResult", "QuantizedModel", "SearchResult", "evaluate", "load_target", "quantize", "search"]
+__all__ = ["EvaluationResult", "QuantizedModel", "SearchResult", "evaluate", "load", "load_target", "quantize", "search"]
+
+
+def load(path: str | Path, device: str | None = None, properties: Mapping[str, Any] | None = None) -> ov.CompiledModel:
+    """Return the model of a package that ovquant wrote, compiled as it was measured; see `ovquant.loading.load`.
+
+    Needs OpenVINO and numpy only.
+
+    Args:
+        path: directory or zip file, in any layout of ``ovquant export``.
+        device: OpenVINO device; None takes the one that it was made for.
+        properties: go over the compile properties that it was measured with.
+    """
+    from ovquant.loading import load as load_package
+
+    return load_package(path, device, properties)
 
 
 def __getattr__(name: str) -> Any:

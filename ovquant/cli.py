@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-targets_app = typer.Typer(help="Target profiles: list, show, check, schema.", no_args_is_help=True, rich_markup_mode=None)
+targets_app = typer.Typer(help="Target profiles: list, show, check, probe, schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(targets_app, name="targets")
 
 
@@ -47,6 +47,14 @@ class Picked(StrEnum):
     FASTEST = "fastest"
     ACCURATE = "accurate"
     KNEE = "knee"
+
+
+class PackageLayout(StrEnum):
+    """Values of --layout."""
+
+    IR = "ir"
+    OVMS = "ovms"
+    ZIP = "zip"
 
 
 Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
@@ -321,17 +329,44 @@ def inspect(
 def export(
     output: Annotated[Path, typer.Argument(help="Output directory of a search.")],
     directory: Annotated[Path, typer.Option("-o", "--output", help="New directory for the exported model.")],
-    trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv. [default: the winner]")] = None,
     pick: Annotated[Picked | None, typer.Option(help="Choose among the feasible trials.")] = None,
+    layout: Annotated[
+        PackageLayout, typer.Option(help="IR directory, OpenVINO Model Server repository, zip.")
+    ] = PackageLayout.IR,
+    is_embedding: Annotated[
+        bool, typer.Option("--embed-preprocessing", help="Let the model take u8 images [1, H, W, C].")
+    ] = False,
+    has_checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Put a few validation items in, for verify.")] = True,
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Export another trial of a search."""
+    """Export a trial of a search as a package that is ready to be served."""
 
     def run(console: Console) -> dict[str, Any]:
-        from ovquant import commands
+        from ovquant import delivery
 
-        return commands.export_trial(output, trial, None if pick is None else pick.value, directory, console)
+        form = delivery.Form(layout=layout.value, is_embedding=is_embedding, has_checks=has_checks)
+        return delivery.export_trial(output, trial, None if pick is None else pick.value, directory, console, form)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="Directory or zip file that ovquant wrote.")],
+    data: Annotated[str | None, typer.Option(help="Samples with labels, to measure the metrics of the search on.")] = None,
+    is_timed: Annotated[bool, typer.Option("--latency", help="Measure the latency on this machine.")] = False,
+    device: Annotated[str | None, typer.Option(help="Run on this device instead of the package's own.")] = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Check that a package is what was exported, and does on this machine what was recorded."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import verification
+
+        return verification.verify(package, data, device, console, is_timed=is_timed)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 
@@ -349,13 +384,17 @@ def list_targets(is_json: IsJson = False) -> None:
 
 
 @targets_app.command("show")
-def show_target(name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")], is_json: IsJson = False) -> None:
+def show_target(
+    name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")],
+    is_resolved: Annotated[bool, typer.Option("--resolved", help="With all that it extends, in one file.")] = False,
+    is_json: IsJson = False,
+) -> None:
     """Show a profile."""
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant.targets import show_target
 
-        return show_target(name, console.result)
+        return show_target(name, console.result, is_resolved=is_resolved)
 
     _run(run, is_json=is_json)
 
@@ -370,6 +409,23 @@ def check_target(name: Annotated[str, typer.Argument(help="YAML file or shipped 
         return check_target(name, console)
 
     _run(run, is_json=is_json)
+
+
+@targets_app.command("probe")
+def probe_target(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New YAML file. [default: shown only]")] = None,
+    device: Annotated[str, typer.Option(help="OpenVINO device to probe.")] = "CPU",
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Read what a device offers, time reference kernels on it, and write a profile for it."""
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant import probing
+
+        return probing.probe_target(output, device, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
 
 
 @targets_app.command("schema")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +12,7 @@ from ovquant import console as shown
 from ovquant import export, runtime, selection, verdict
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
+from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
 from ovquant.devices import resolve_device
 from ovquant.economy import economy
 from ovquant.environment import versions
@@ -23,7 +23,6 @@ from ovquant.errors import (
     NoFeasibleStrategyError,
     OutputError,
     RefutedError,
-    UsageError,
 )
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
@@ -34,8 +33,7 @@ from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
-from ovquant.selection import Pick
+from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
 from ovquant.study import Study, read_trials
@@ -45,8 +43,6 @@ from ovquant.verdict import Row, Verdict, describe
 from ovquant.workplace import LOG_FILE, held, note_trial, open_study
 
 BEST = "best"
-_CSV = "trials.csv"
-_RESULT = "result.json"
 
 
 def search(job: Job, console: Console, executor: Executor | None = None) -> dict[str, Any]:
@@ -102,7 +98,7 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         reason = run_search(session.plan(), study, executor, SystemClock(), listen)
     finally:
         with contextlib.suppress(OSError):
-            export.write_text(Path(session.job.output) / _CSV, export.trials_csv(study.trials(), session.space))
+            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
     console.stop()
     console.info(f"Search ended: {reason}.")
     log("search ended", reason=reason)
@@ -198,7 +194,7 @@ def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates:
         messages = [f"{t.outcome.stage}: {t.outcome.message}" for t in trials if isinstance(t.outcome, Failure)]
         raise AllCandidatesFailedError(
             f"all {len(messages)} strategies failed; the last one at {messages[-1] if messages else 'the start'}. "
-            f"See {Path(session.job.output) / _CSV}"
+            f"See {Path(session.job.output) / TRIALS_FILE}"
         )
     drops = ", ".join(
         f"{result.name} drops by {result.drop.value:.4f}" + (f" (max_drop {spec.max_drop})" if spec.max_drop is not None else "")
@@ -244,8 +240,8 @@ def _finish(
         "output": str(output),
     }
     extra = {"verdict": result["verdict"], "stop_reason": reason}
-    _export(session, executor, trial, output / BEST, extra, is_ours=True)
-    export.write_json(output / _RESULT, result)
+    package(session, executor, trial, output / BEST, extra, is_ours=True)
+    export.write_json(output / RESULT_FILE, result)
     console.result("")
     notes = [f"Finalists were chosen on {trial.evaluation.n_items} validation items."]
     if n_openings > 1:
@@ -254,84 +250,12 @@ def _finish(
     device = f"{session.device.name} ({session.device.full_name})"
     console.verdict(decision, shown.caption(decision.rows, device, notes))
     failures = result["n_failures"]
-    console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / _CSV}")
+    console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / TRIALS_FILE}")
     console.info(saved.words())
     if decision.sharing_fault is not None:
         console.warn(f"candidates were quantized one by one, as statistics could not be shared: {decision.sharing_fault}")
     console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
     return result
-
-
-def _export(
-    session: Session, executor: Executor, trial: Trial, directory: Path, extra: dict[str, Any], *, is_ours: bool = False
-) -> None:
-    """Build a trial's model, check that it is the one that was measured, write its package."""
-    if trial.strategy is None:
-        raise UsageError(f"trial {trial.number} is the float model; there is nothing to export")
-    measured = trial.evaluation
-    if measured.raced is not None and measured.raced.reason == "screened":
-        raise UsageError(f"trial {trial.number} was never built: it was screened by its fast bias correction")
-    model = runtime.read_model(executor.build(session.bench, trial.strategy))
-    digest = runtime.graph_digest(model)
-    if digest != measured.graph_digest:
-        raise ModelError(
-            f"trial {trial.number}: the model built now differs from the one that was measured; "
-            "are model, data and versions still the same? Nothing was written"
-        )
-    manifest = {
-        **session.manifest(),
-        "trial": {
-            "number": trial.number,
-            "code": trial.code,
-            "digest": trial.strategy.digest,
-            "graph_digest": digest,
-            "during_search": outcome_to_json(measured),
-        },
-        **extra,
-    }
-    path = Path(session.bench.model_dir) / "export" / "model.xml"
-    runtime.save_model(model, path, trial.strategy.inference_precision)
-    export.write_package(directory, path, session.recipe(trial.strategy, digest), manifest, is_ours=is_ours)
-
-
-def export_trial(output: Path, number: int | None, pick: Pick | None, directory: Path, console: Console) -> dict[str, Any]:
-    """Export a trial of a finished or interrupted search.
-
-    Raises:
-        OvquantError: no such study or trial, or it cannot be built as it was.
-    """
-    if (number is None) == (pick is None):
-        raise UsageError("give either --trial N or --pick fastest|accurate|knee")
-    export.require_free(directory)
-    trials = read_trials(output / STUDY_FILE)
-    trial = _choose(trials, number, pick, output)
-    job = load_job(output / JOB_FILE, {})
-    note = "measured during the search, on validation items that it was selected by"
-    with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
-        executor = InProcessExecutor()
-        session = open_session(job, Path(models), output, executor)
-        _export(session, executor, trial, directory, {"note": note})
-    for dry_run in session.device.notes:
-        console.warn(dry_run)
-    console.result(f"Trial {trial.number}: {shown.measured(trial.evaluation)} (on validation items, during the search)")
-    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
-    evaluation = outcome_to_json(trial.evaluation)
-    return {"trial": trial.number, "output": str(directory), "evaluation": evaluation, "notes": list(session.device.notes)}
-
-
-def _choose(trials: Sequence[Trial], number: int | None, pick: Pick | None, output: Path) -> Trial:
-    if pick is not None:
-        chosen = selection.pick(trials, pick)
-        if chosen is None:
-            raise NoFeasibleStrategyError(f"{output}: no trial meets the constraints; name one with --trial N, see {_CSV}")
-        return chosen
-    chosen = next((trial for trial in trials if trial.number == number), None)
-    if chosen is None:
-        last = max((trial.number for trial in trials), default=0)
-        raise UsageError(f"{output}: no trial {number}; there are 0..{last}, see {_CSV}")
-    if isinstance(chosen.outcome, Failure):
-        raise UsageError(f"{output}: trial {number} failed at {chosen.outcome.stage}: {chosen.outcome.message}")
-    return chosen
 
 
 def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, Any]:

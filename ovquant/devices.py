@@ -7,8 +7,9 @@ from typing import Any
 
 from ovquant import runtime
 from ovquant.console import Console
-from ovquant.environment import cpu_flags
-from ovquant.errors import DeviceError
+from ovquant.environment import cpu_flags, may_saturate
+from ovquant.errors import DeviceError, did_you_mean
+from ovquant.strategy import DEFAULT_OVERFLOW_FIX
 from ovquant.targets import Requirements, Target, find_target, load_target
 
 
@@ -70,6 +71,45 @@ def unmet_requirements(requirements: Requirements, device: str) -> list[str]:
     return unmet
 
 
+def remarks(target: Target, device: str) -> list[str]:
+    """Return in words what of a profile does not fit the device, or is as it may not be expected there."""
+    offered, flags = runtime.device_capabilities(device), cpu_flags()
+    found = []
+    if "INT8" not in offered:
+        lacks = "has neither DP4A nor XMX" if device.startswith("GPU") else "does not list INT8"
+        found.append(f"{device} {lacks}: INT8 will be slower than float, and is worth its smaller size at most")
+    own = runtime.default_precision(device)
+    if own == "bf16" and "INFERENCE_PRECISION_HINT" not in target.compile_properties:
+        found.append("the float model runs in bf16 here by default: speed-ups are over bf16, drops are from f32")
+    found.extend(_overflow_remarks(target, device))
+    computes_in = runtime.device_precisions(device) | {own}
+    lacking = sorted(set(target.genes.inference_precision or ()) - computes_in)
+    if lacking:
+        found.append(
+            f"genes.inference_precision: {device} does not compute in {', '.join(lacking)} (it does in "
+            f"{', '.join(sorted(computes_in))}); dropped by a search here"
+        )
+    devices = {target.nncf_target_device, *(target.genes.target_device or ())}
+    if "CPU_SPR" in devices and flags is not None and "amx_int8" not in flags:
+        found.append("CPU_SPR leaves sums and products in float, which pays on CPUs with AMX; this one has none")
+    options = runtime.device_options(device)
+    for name in target.compile_properties if options else ():
+        if name not in options:
+            found.append(f"compile_properties.{name}: {device} has no such property{did_you_mean(name, options)}")
+    return found
+
+
+def _overflow_remarks(target: Target, device: str) -> list[str]:
+    fixes = target.genes.overflow_fix or (DEFAULT_OVERFLOW_FIX,)
+    if may_saturate(device):
+        if "enable" not in fixes:
+            return ["8-bit sums saturate on this CPU (it has no VNNI), and genes.overflow_fix does not hold enable"]
+        return ["8-bit sums saturate on this CPU (it has no VNNI): genes.overflow_fix enable is there against it"]
+    if device.startswith("CPU") and "enable" in fixes and fixes != ("enable",):
+        return ["genes.overflow_fix: enable is dropped by a search here, as 8-bit sums do not saturate on this CPU"]
+    return []
+
+
 def check_target(name: str, console: Console) -> dict[str, Any]:
     """Check a profile's file, compare it with this machine, and say what was found.
 
@@ -78,12 +118,16 @@ def check_target(name: str, console: Console) -> dict[str, Any]:
     """
     target = load_target(name)
     console.result(f"{find_target(name)}: valid (target {target.name!r}, device {target.device})")
+    told: list[str] = []
     if runtime.has_device(target.device):
         unmet = unmet_requirements(target.requirements, target.device)
+        told = remarks(target, target.device)
     else:
         unmet = [f"device {target.device} is not here (devices: {', '.join(runtime.available_devices())})"]
     for problem in unmet:
         console.warn(f"this machine cannot measure for it: {problem}")
     if not unmet:
         console.result("this machine meets its requirements")
-    return {"target": target.name, "is_valid": True, "unmet": unmet}
+    for remark in told:
+        console.warn(remark)
+    return {"target": target.name, "is_valid": True, "unmet": unmet, "remarks": told}

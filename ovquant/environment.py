@@ -61,10 +61,29 @@ def available_bytes(root: Path = _ROOT) -> int:
     return min(free, max(0, int(limit) - int(used))) if limit.isdecimal() and used.isdecimal() else free
 
 
+# What decides how fast 8 bits and half floats are -> the kernel's flag (Documentation/arch/x86/cpuinfo; cpufeatures.h).
+CPU_FEATURES = {
+    "AVX2": "avx2",
+    "AVX-512": "avx512f",
+    "AVX512-VNNI": "avx512_vnni",
+    "AVX-VNNI": "avx_vnni",
+    "AMX-INT8": "amx_int8",
+    "AMX-BF16": "amx_bf16",
+    "AMX-FP16": "amx_fp16",
+    "AVX512-BF16": "avx512_bf16",
+    "AVX512-FP16": "avx512_fp16",
+}
+
+
+def sums_in_32_bits(flags: frozenset[str]) -> frozenset[str]:
+    """Return those of a CPU's flags that mean that 8-bit products are summed in 32 bits, which does not saturate."""
+    return flags & SUMS_IN_32_BITS
+
+
 def may_saturate(device: str) -> bool:
     """Return whether 8-bit sums on a device may saturate: on CPUs that add products in pairs to 16 bits, being without VNNI."""
     flags = cpu_flags()
-    return device.startswith("CPU") and (flags is None or not flags & SUMS_IN_32_BITS)
+    return device.startswith("CPU") and (flags is None or not sums_in_32_bits(flags))
 
 
 def describe_host() -> dict[str, Any]:

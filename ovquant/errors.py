@@ -72,6 +72,12 @@ class RefutedError(OvquantError):
     exit_code = 10
 
 
+class VerificationError(OvquantError):
+    """A package is not what was exported, or does not do here what was recorded."""
+
+    exit_code = 11
+
+
 class InterruptedSearchError(OvquantError):
     """The user stopped the search; the study is kept."""
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ovquant import runtime
+from ovquant.checks import CHECKS_FILE, Checks
 from ovquant.errors import OutputError
+from ovquant.layouts import Layout, model_folder, server_config, zip_folder
+from ovquant.loading import MANIFEST
 from ovquant.recipe import Recipe
 from ovquant.records import Failure, Trial
 from ovquant.space import SearchSpace
@@ -61,15 +64,28 @@ def require_free(directory: Path) -> None:
         raise OutputError(f"{directory}: is not empty; nothing was written. Give a new directory")
 
 
-def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[str, Any], *, is_ours: bool = False) -> None:
-    """Write model.xml, model.bin, recipe.yaml and manifest.json into a new directory.
+def write_package(
+    directory: Path,
+    model: Path,
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    *,
+    is_ours: bool = False,
+    layout: Layout = "ir",
+    name: str = "model",
+    checks: Checks | None = None,
+) -> list[str]:
+    """Write model, weights, recipe and manifest into a new directory or zip file, and return the names of the files.
 
     Args:
-        directory: where to; must be free unless `is_ours`.
+        directory: where to; must be free unless `is_ours`. A file for the layout ``zip``.
         model: IR to copy.
         recipe: of the model.
         manifest: completed here with the hashes of the files written.
         is_ours: replace what an earlier run of the same search wrote there.
+        layout: see `ovquant.layouts`.
+        name: of the model, for servers.
+        checks: items for others to check the model with.
 
     Raises:
         OutputError: something is there, or it cannot be written.
@@ -82,19 +98,47 @@ def write_package(directory: Path, model: Path, recipe: Recipe, manifest: dict[s
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{PARTIAL}-", dir=directory.parent))
         partial.chmod(0o755)
-        shutil.copyfile(model, partial / "model.xml")
-        shutil.copyfile(model.with_suffix(".bin"), partial / "model.bin")
-        (partial / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-        files = {name: file_sha256(partial / name) for name in ("model.xml", "model.bin", "recipe.yaml")}
-        content = {"version": MANIFEST_VERSION, "files": files, **manifest}
-        (partial / "manifest.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        names = _fill(partial, model, recipe, manifest, layout, name, checks)
+        if layout == "zip":
+            archive = partial.with_name(f"{partial.name}.zip")
+            zip_folder(partial, archive)
+            shutil.rmtree(partial)
+            partial = archive
+            directory.hardlink_to(archive)  # unlike a rename, never over what somebody else has put there meanwhile
+            archive.unlink()
+            return names
         if directory.exists():
             shutil.rmtree(directory)
         partial.replace(directory)
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+            partial.with_suffix(".zip").unlink(missing_ok=True)
         raise OutputError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    return names
+
+
+def _fill(
+    folder: Path, model: Path, recipe: Recipe, manifest: dict[str, Any], layout: Layout, name: str, checks: Checks | None
+) -> list[str]:
+    """Write the files of a package into an empty folder and return their names, the manifest last."""
+    place = model_folder(layout, name)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, folder / place / "model.xml")
+    shutil.copyfile(model.with_suffix(".bin"), folder / place / "model.bin")
+    (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    names = [(place / "model.xml").as_posix(), (place / "model.bin").as_posix(), "recipe.yaml"]
+    if layout == "ovms":
+        (folder / "config.json").write_text(server_config(name, recipe.device, recipe.compile_properties), encoding="utf-8")
+        names.append("config.json")
+    if checks is not None:
+        (folder / CHECKS_FILE).write_bytes(checks.to_bytes())
+        names.append(CHECKS_FILE)
+    files = {file: file_sha256(folder / file) for file in names}
+    deployment = {"device": recipe.device, "compile_properties": dict(recipe.compile_properties)}
+    content = {"version": MANIFEST_VERSION, "layout": layout, "files": files, "deployment": deployment, **manifest}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return [*names, MANIFEST]
 
 
 _STRATEGY_COLUMNS = [field.name for field in dataclasses.fields(Strategy)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ovquant import loading
 from ovquant.environment import silence_telemetry
 from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
 from ovquant.operations import QUANTIZABLE_TYPES, Operation
@@ -291,7 +293,7 @@ def _constant_bytes(node: Any) -> memoryview:
     return np.ascontiguousarray(node.get_data()).reshape(-1).view(np.uint8).data
 
 
-_PRECISION_NOTE = ["ovquant", "inference_precision"]
+_PRECISION_NOTE = [loading.NOTE, loading.PRECISION]
 
 
 def save_model(model: ov.Model, path: Path, precision: InferencePrecision | None = None) -> None:
@@ -316,6 +318,31 @@ def noted_precision(model: ov.Model) -> InferencePrecision | None:
     if not model.has_rt_info(_PRECISION_NOTE):
         return None
     return PRECISION_NAMES.get(str(model.get_rt_info(_PRECISION_NOTE).astype(str)))
+
+
+def note_deployment(model: ov.Model, device: str, properties: Mapping[str, Any]) -> None:
+    """Note in a model's rt_info what it was measured on and compiled with, for `ovquant.loading` and other loaders."""
+    model.set_rt_info(device, [loading.NOTE, loading.DEVICE])
+    model.set_rt_info(json.dumps(dict(properties)), [loading.NOTE, loading.PROPERTIES])
+
+
+def weight_bytes(model: ov.Model) -> dict[str, int]:
+    """Return element type -> bytes of constants, the largest first."""
+    found: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            name = node.get_element_type().get_type_name()
+            found[name] = found.get(name, 0) + node.get_data().nbytes
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def loose_weights(model: ov.Model) -> list[str]:
+    """Return the names of weights that are quantized and stored as floats all the same: constants behind a FakeQuantize."""
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "FakeQuantize" and _is_constant(node.input_value(0).get_node())
+    ]
 
 
 def size_bytes(path: Path) -> int:
@@ -366,10 +393,30 @@ def device_name(device: str) -> str:
     return str(core().get_property(device, "FULL_DEVICE_NAME")).strip()
 
 
-def device_precisions(device: str) -> frozenset[str]:
+def device_precisions(device: str) -> frozenset[InferencePrecision]:
     """Return the float precisions that a device computes in."""
-    known = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
-    return frozenset({"f32"} | {known[name] for name in device_capabilities(device) if name in known})
+    known: dict[str, InferencePrecision] = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
+    return frozenset({known["FP32"]} | {known[name] for name in device_capabilities(device) if name in known})
+
+
+def default_precision(device: str) -> InferencePrecision:
+    """Return the float precision that a device computes in where nothing is asked for; f32 where it does not tell."""
+    told = device_property(device, "INFERENCE_PRECISION_HINT")
+    return PRECISION_NAMES.get(told.get_type_name() if hasattr(told, "get_type_name") else str(told), "f32")
+
+
+def device_property(device: str, name: str) -> Any:
+    """Return an OpenVINO property of a device; None where it has no such property."""
+    try:
+        return core().get_property(device, name)
+    except (RuntimeError, TypeError):  # a TypeError where Python has no type for the value
+        return None
+
+
+def device_options(device: str) -> frozenset[str]:
+    """Return the names of the properties that models may be compiled with; empty where the device does not tell."""
+    told = device_property(device, "SUPPORTED_PROPERTIES") or {}
+    return frozenset(name for name, access in told.items() if access in {"RW", "WO"})
 
 
 def has_state(model: ov.Model) -> bool:

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ovquant.configfile import FILE_VERSION, FileModel, load
+from ovquant import extensions
+from ovquant.configfile import FILE_VERSION, FileModel, validate
 from ovquant.errors import ConfigError, did_you_mean
+from ovquant.inheritance import EXTENDS, read_extended
 from ovquant.selectors import ScopeSelector
 from ovquant.strategy import (
     InferencePrecision,
@@ -194,49 +196,64 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
 
 
-def profiles() -> dict[str, Path]:
-    """Return name -> file of all profiles that go by a name: those in the user's directory, then the shipped ones.
+def profiles() -> list[str]:
+    """Return all names that profiles go by: shipped ones, those in the user's directory, those of installed packages.
 
     The user's directory is named by the environment variable ``OVQUANT_TARGETS``.
     """
-    found = {name: profiles_dir() / f"{name}.yaml" for name in shipped_names()}
+    return list(dict.fromkeys([*shipped_names(), *_own_profiles(), *extensions.names(extensions.TARGETS)]))
+
+
+def _own_profiles() -> dict[str, Path]:
     own = os.environ.get(OWN_PROFILES)
-    if own:
-        found.update({path.stem: path for path in sorted(Path(own).glob("*.yaml"))})
-    return found
+    return {path.stem: path for path in sorted(Path(own).glob("*.yaml"))} if own else {}
 
 
-def find_target(name_or_path: str) -> Path:
+def find_target(name_or_path: str, of: Path | None = None) -> Path:
     """Return the file of a profile's name, or the user's own file.
+
+    The user's directory goes before the shipped profiles, and these before those of installed packages.
+
+    Args:
+        name_or_path: name or path.
+        of: file that extends it: a path is relative to its folder, and a name does not mean this file itself, so that a
+            profile of one's own may extend the shipped one of the same name.
 
     Raises:
         ConfigError: neither a known name nor a file.
     """
-    known = profiles()
-    if name_or_path in known:
-        return known[name_or_path]
-    path = Path(name_or_path)
+    shipped = {name: profiles_dir() / f"{name}.yaml" for name in shipped_names()}
+    for known in (_own_profiles(), shipped):
+        found = known.get(name_or_path)
+        if found is not None and (of is None or found.resolve() != of.resolve()):
+            return found
+    if name_or_path in extensions.names(extensions.TARGETS):
+        return extensions.profile_path(name_or_path)
+    path = Path(name_or_path) if of is None else of.parent / name_or_path
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         return path
     raise ConfigError(
-        f"target {name_or_path!r}: no such profile{did_you_mean(name_or_path, known)}; "
-        f"known: {', '.join(known)}, or give the path of a YAML file"
+        f"target {name_or_path!r}: no such profile{did_you_mean(name_or_path, profiles())}; "
+        f"known: {', '.join(profiles())}, or give the path of a YAML file"
     )
 
 
 def load_target(name_or_path: str) -> Target:
-    """Return the profile of that name or file.
+    """Return the profile of that name or file, with all that it extends.
 
     Raises:
-        ConfigError: no such profile, or faults in it.
+        ConfigError: no such profile, or faults in it or in what it extends.
     """
-    return load(Target, find_target(name_or_path), "target")
+    content, files = read_extended(find_target(name_or_path), find_target)
+    where = str(files[0]) + (f" (extends {', '.join(map(str, files[1:]))})" if files[1:] else "")
+    return validate(Target, content, where)
 
 
 def json_schema() -> str:
     """Return the JSON Schema of profiles, for editors."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Target.model_json_schema(mode="validation")}
     _allow_scalars(schema)
+    _allow_extends(schema)
     return json.dumps(schema, indent=2) + "\n"
 
 
@@ -251,25 +268,49 @@ def _allow_scalars(node: Any) -> None:
                 gene["anyOf"].append(branch["items"])
 
 
+def _allow_extends(schema: Any) -> None:
+    """Let a file inherit from another one: then it need not name its device, and null takes inherited entries out."""
+    told = "profile that this one inherits from: its name, or its path relative to this file"
+    schema["properties"][EXTENDS] = {"type": "string", "minLength": 1, "description": told}
+    schema["required"].remove("device")
+    schema["anyOf"] = [{"required": ["device"]}, {"required": [EXTENDS]}]
+    scopes = schema["$defs"]["Genes"]["properties"]["ignored_scope"]["anyOf"][0]
+    for entries in (scopes, schema["properties"]["compile_properties"]):
+        entries["additionalProperties"] = {"anyOf": [entries["additionalProperties"], {"type": "null"}]}
+
+
 def to_yaml(model: FileModel) -> str:
     """Return a file model as YAML, without keys that are at their default."""
-    return yaml.safe_dump(model.model_dump(exclude_defaults=True), sort_keys=False, width=110, default_flow_style=None)
+    return _dumped(model.model_dump(exclude_defaults=True))
+
+
+def _dumped(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False, width=110, default_flow_style=None)
 
 
 def list_targets(write: Callable[[str], None]) -> dict[str, Any]:
-    """Write a line per shipped profile and return the same as JSON values."""
-    targets = [load_target(name) for name in profiles()]
-    for target in targets:
-        write(f"{target.name:10s} {target.device:5s} {target.description}")
-    return {"targets": [{"name": t.name, "device": t.device, "description": t.description} for t in targets]}
+    """Write a line per profile that goes by a name and return the same as JSON values; one with faults does not hide others."""
+    listed = []
+    for name in profiles():
+        try:
+            target = load_target(name)
+        except ConfigError as error:
+            write(f"{name:10s} -     cannot be used: {str(error).splitlines()[0]}")
+            listed.append({"name": name, "error": str(error)})
+        else:
+            write(f"{name:10s} {target.device:5s} {target.description}")
+            listed.append({"name": name, "device": target.device, "description": target.description})
+    return {"targets": listed}
 
 
-def show_target(name: str, write: Callable[[str], None]) -> dict[str, Any]:
-    """Write a profile's file and return its content as JSON values.
+def show_target(name: str, write: Callable[[str], None], *, is_resolved: bool = False) -> dict[str, Any]:
+    """Write a profile's file, or the profile with all that it extends, and return its content as JSON values.
 
     Raises:
         ConfigError: no such profile, or faults in it.
     """
     target = load_target(name)
-    write(find_target(name).read_text(encoding="utf-8").rstrip())
+    # Whole, so that what extends it in turn does not fall back to defaults.
+    resolved = _dumped(target.model_dump(mode="json", exclude_none=True))
+    write((resolved if is_resolved else find_target(name).read_text(encoding="utf-8")).rstrip())
     return target.model_dump(mode="json")

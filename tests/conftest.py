@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ovquant-targets-"))
     config.add_cleanup(lambda: shutil.rmtree(folder))
     for name in targets.shipped_names():
-        content = yaml.safe_load((targets.profiles_dir() / f"{name}.yaml").read_text())
+        shipped = targets.load_target(str(targets.profiles_dir() / f"{name}.yaml"))
+        content = shipped.model_dump(mode="json", exclude_none=True)
         content["measurement"]["verdict"] |= {"spread": 0, "burst": 25, "discard": 5, "seconds": 1.0}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
     os.environ[targets.OWN_PROFILES] = str(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from scipy import special
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.metrics import get_scorer, get_scorer_names
 
+from ovquant import extensions
 from ovquant.datasets.readers import load_function
 from ovquant.errors import ConfigError, DataError, did_you_mean, first_line
 from ovquant.job import MetricSpec, split_entry
@@ -42,11 +43,23 @@ def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
         return TopK(spec.label, int(top[1] or 1), output)
     if spec.name in get_scorer_names():
         return SklearnScorer(spec.label, get_scorer(spec.name), output)
-    names = ["accuracy", "top5", *get_scorer_names()]
+    installed = extensions.names(extensions.METRICS)
+    if spec.name in installed:
+        function = extensions.metric_function(spec.name)
+        return FunctionMetric(spec.label, function, _direction_of(function, spec))
+    names = ["accuracy", "top5", *get_scorer_names(), *installed]
     raise ConfigError(
         f"metric {spec.name!r}: unknown{did_you_mean(spec.name, names)}; accepted: accuracy, topK (top5), "
-        "a scikit-learn scorer (f1_macro, r2 ...), or file.py:function"
+        f"a scikit-learn scorer (f1_macro, r2 ...), {''.join(f'{name}, ' for name in installed)}or file.py:function"
     )
+
+
+def _direction_of(function: Any, spec: MetricSpec) -> Direction:
+    """Return which way is better: what an installed metric says of itself in its attribute ``direction``, else the job."""
+    told = getattr(function, "direction", spec.direction)
+    if told not in {"maximize", "minimize"}:
+        raise ConfigError(f"metric {spec.name!r}: its attribute direction must be maximize or minimize, found {told!r}")
+    return cast(Direction, told)
 
 
 def _rows(outputs: Outputs, name: str) -> NDArray[np.float64]:

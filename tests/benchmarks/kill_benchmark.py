@@ -44,8 +44,8 @@ class Slow(TableExecutor):
 
 
 def serve(output: Path, n_trials: int) -> None:
-    """Search; the model is not exported, since what was measured is made up."""
-    commands._export = lambda *arguments, **options: None  # type: ignore[assignment]
+    """Search; the model is not packaged, since what was measured is made up."""
+    commands.package = lambda *arguments, **options: None  # type: ignore[assignment]
     job = load_job(JOB, {"output": str(output), "max_trials": n_trials})
     commands.search(job, Console(is_quiet=True), Slow())
 

@@ -13,10 +13,10 @@ import yaml
 from conftest import Run
 from typer.testing import CliRunner
 
-from ovquant import commands, errors, overview, preparing, replay
+from ovquant import commands, delivery, errors, overview, preparing, probing, replay, verification
 from ovquant.cli import app
 from ovquant.job import load_job
-from ovquant.targets import Genes, SmoothQuantGenes, Target, shipped_names, to_yaml
+from ovquant.targets import Genes, SmoothQuantGenes, Target, load_target, shipped_names, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def console_commands() -> list[str]:
 
 def test_there_are_commands_and_blocks_to_check() -> None:
     assert len(console_commands()) >= 6
-    assert len(blocks("yaml")) == 2
+    assert len(blocks("yaml")) == 3
     assert len(blocks("python")) >= 2
 
 
@@ -41,12 +41,15 @@ def test_there_are_commands_and_blocks_to_check() -> None:
 def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     called: list[str] = []
-    for name in ("search", "resume", "evaluate", "export_trial"):
+    for name in ("search", "resume", "evaluate"):
         monkeypatch.setattr(commands, name, lambda *_, name=name: called.append(name) or {})
     for name in ("init_job", "check_job"):
         monkeypatch.setattr(preparing, name, lambda *_, name=name: called.append(name) or {})
     monkeypatch.setattr(replay, "quantize", lambda *_: called.append("quantize") or {})
     monkeypatch.setattr(overview, "inspect", lambda *_: called.append("inspect") or {})
+    monkeypatch.setattr(delivery, "export_trial", lambda *_: called.append("export") or {})
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: called.append("verify") or {})
+    monkeypatch.setattr(probing, "probe_target", lambda *_: {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "job.yaml").write_text("model: model.onnx\ndata: data.npz\n")
     result = CliRunner().invoke(app, shlex.split(command)[1:])
@@ -58,6 +61,15 @@ def test_the_target_of_the_readme_is_valid(run: Run) -> None:
     (text,) = (block for block in blocks("yaml") if block.startswith("# target"))
     Path("mine.yaml").write_text(text)
     assert "mine.yaml: valid" in run("targets", "check", "mine.yaml").output
+
+
+def test_the_extension_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
+    (text,) = (block for block in blocks("yaml") if block.startswith("# extends"))
+    (tmp_path / "mine.yaml").write_text(text)
+    mine, parent = load_target(str(tmp_path / "mine.yaml")), load_target("cpu-avx2")
+    assert mine.compile_properties == {**parent.compile_properties, "INFERENCE_NUM_THREADS": 2}
+    assert (mine.genes.subset_size, mine.genes.smooth_quant_alphas) == ((100,), None)
+    assert set(mine.genes.ignored_scope or {}) == {*(parent.genes.ignored_scope or {}), "gates"} - {"ends"}
 
 
 def test_the_job_of_the_readme_is_valid(tmp_path: Path) -> None:
@@ -104,8 +116,7 @@ def test_every_gene_and_every_profile_is_documented() -> None:
 
 def test_a_profile_survives_writing_and_reading(run: Run) -> None:
     for name in shipped_names():
-        path = ROOT / "targets" / f"{name}.yaml"
-        target = Target.model_validate(yaml.safe_load(path.read_text()))
+        target = load_target(str(ROOT / "targets" / f"{name}.yaml"))
         Path("copy.yaml").write_text(to_yaml(target))
         assert Target.model_validate(yaml.safe_load(Path("copy.yaml").read_text())) == target
 

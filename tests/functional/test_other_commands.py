@@ -10,8 +10,8 @@ import pytest
 import yaml
 from conftest import Run
 
-from ovquant import runtime
-from ovquant.targets import shipped_names
+from ovquant import kernels, runtime
+from ovquant.targets import MeasurementPlan, shipped_names
 
 
 def digest(folder: Path) -> str:
@@ -119,3 +119,25 @@ def test_a_dry_run_on_another_device_says_so_everywhere(run: Run, conv_case: tup
     for name in ("out/result.json", "out/best/manifest.json"):
         assert "DRY RUN" in Path(name).read_text()
     assert yaml.safe_load(Path("out/best/recipe.yaml").read_text())["device"] == "GPU"
+
+
+def test_a_profile_that_extends_another_is_checked_and_shown_whole(run: Run) -> None:
+    Path("mine.yaml").write_text("version: 1\nname: mine\nextends: cpu\ngenes: {subset_size: [5]}\n")
+    assert "mine.yaml: valid (target 'mine', device CPU)" in run("targets", "check", "mine.yaml").output
+    resolved = yaml.safe_load(run("targets", "show", "mine.yaml", "--resolved").output)
+    assert (resolved["device"], resolved["genes"]["subset_size"]) == ("CPU", [5])
+    Path("mine.yaml").write_text("version: 1\nname: mine\nextends: cpuu\n")
+    told = run("targets", "check", "mine.yaml", code=3).output
+    assert "mine.yaml: extends: target 'cpuu': no such profile (did you mean 'cpu'?)" in told
+
+
+def test_a_probed_profile_is_valid_here_and_never_overwrites(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "PLAN", MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05))
+    result = json.loads(run("targets", "probe", "-o", "here.yaml", "--json").stdout)
+    assert {one["kind"] for one in result["kernels"]} == set(kernels.KINDS)
+    assert result["cpu_features"]["AVX2"] == ("avx2" in Path("/proc/cpuinfo").read_text())
+    assert "this machine meets its requirements" in run("targets", "check", "here.yaml").output
+    was = Path("here.yaml").read_text()
+    assert "is there already" in run("targets", "probe", "-o", "here.yaml", code=7).output
+    assert Path("here.yaml").read_text() == was
+    assert "device 'GPU' is not on this machine" in run("targets", "probe", "--device", "GPU", code=6).output

@@ -36,7 +36,7 @@ def proposals(trials: list[Trial]) -> list[tuple[Any, ...]]:
 
 
 def search(job: Job, executor: TableExecutor, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[Trial]:
-    monkeypatch.setattr(commands, "_export", lambda *arguments, **options: None)
+    monkeypatch.setattr(commands, "package", lambda *arguments, **options: None)
     changed = job.model_copy(update=changes)
     commands.search(changed, Console(is_quiet=True), executor)
     return read_trials(Path(changed.output) / STUDY_FILE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from ovquant import devices, runtime
+from ovquant import devices, environment, runtime
 from ovquant.errors import DeviceError
-from ovquant.targets import Requirements, Target, load_target, shipped_names
+from ovquant.targets import Genes, Requirements, Target, load_target, shipped_names
 
 
 def target(device: str = "CPU", **requirements: tuple[str, ...]) -> Target:
@@ -16,7 +18,8 @@ def target(device: str = "CPU", **requirements: tuple[str, ...]) -> Target:
 @pytest.fixture
 def flags(monkeypatch: pytest.MonkeyPatch):
     def set_flags(*names: str) -> None:
-        monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset(names))
+        for module in (devices, environment):
+            monkeypatch.setattr(module, "cpu_flags", lambda: frozenset(names))
 
     return set_flags
 
@@ -82,3 +85,38 @@ def test_a_gpu_without_int8_is_not_what_igpu_requires(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", shipped_names())
 def test_every_shipped_profile_requires_int8(name: str):
     assert "INT8" in load_target(name).requirements.capabilities
+
+
+@pytest.mark.parametrize(
+    ("names", "genes", "told"),
+    [
+        (("avx2",), {"overflow_fix": ["disable"]}, "8-bit sums saturate on this CPU .* does not hold enable"),
+        (("avx2",), {}, "does not hold enable"),
+        (("avx2",), {"overflow_fix": ["disable", "enable"]}, "enable is there against it"),
+        (("avx512_vnni",), {"overflow_fix": ["disable", "enable"]}, "enable is dropped by a search here"),
+        (("avx_vnni",), {"target_device": ["CPU", "CPU_SPR"]}, "CPU_SPR leaves sums .* this one has none"),
+        (("avx_vnni",), {"inference_precision": ["f32", "f16"]}, "CPU does not compute in f16"),
+    ],
+)
+def test_what_does_not_fit_the_cpu_is_told(flags, names: tuple[str, ...], genes: dict[str, list[str]], told: str):
+    flags(*names)
+    profile = Target.model_validate({"version": 1, "name": "mine", "device": "CPU", "genes": genes})
+    assert any(re.search(told, remark) for remark in devices.remarks(profile, "CPU"))
+
+
+def test_a_profile_that_fits_is_told_nothing(flags):
+    flags("avx2", "avx512_vnni")
+    fixed = Target(version=1, name="mine", device="CPU", genes=Genes(overflow_fix=("disable",), inference_precision=("f32",)))
+    assert [remark for remark in devices.remarks(fixed, "CPU") if "bf16" not in remark] == []
+
+
+def test_a_property_that_the_device_lacks_is_told_with_the_nearest():
+    profile = Target(version=1, name="mine", device="CPU", compile_properties={"INFERENCE_NUM_THREAD": 2})
+    assert any("no such property (did you mean 'INFERENCE_NUM_THREADS'?)" in one for one in devices.remarks(profile, "CPU"))
+
+
+def test_bf16_by_default_is_told_unless_the_profile_says_what_it_wants(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runtime, "default_precision", lambda device: "bf16")
+    assert any("runs in bf16 here by default" in remark for remark in devices.remarks(target(), "CPU"))
+    pinned = Target(version=1, name="mine", device="CPU", compile_properties={"INFERENCE_PRECISION_HINT": "f32"})
+    assert not any("by default" in remark for remark in devices.remarks(pinned, "CPU"))

@@ -59,7 +59,8 @@ def test_shipped_profiles_load_under_their_file_name(name: str) -> None:
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_profiles_are_valid_by_the_schema(name: str) -> None:
     schema = json.loads((profiles_dir() / "target.schema.json").read_text())
-    jsonschema.validate(yaml.safe_load(find_target(name).read_text()), schema)
+    jsonschema.validate(yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text()), schema)
+    jsonschema.validate(yaml.safe_load(to_yaml(load_target(name))), schema)
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -70,8 +71,8 @@ def test_a_profile_survives_its_file(name: str, tmp_path: Path) -> None:
     assert load_target(str(path)) == target
 
 
-def test_the_four_kinds_of_device_are_shipped() -> None:
-    assert set(shipped_names()) >= {"cpu", "cpu-amx", "cpu-avx2", "igpu"}
+def test_the_kinds_of_device_are_shipped() -> None:
+    assert set(shipped_names()) >= {"cpu", "cpu-amx", "cpu-avx2", "cpu-bf16", "igpu", "npu"}
 
 
 def test_the_schema_file_is_what_the_models_say() -> None:
@@ -91,6 +92,7 @@ def test_the_schema_is_a_schema() -> None:
         {"genes": {"smooth_quant_alphas": {"matmul": 0.5, "convolution": [-1, 1]}}},
         {"genes": {"ignored_scope": {"none": {}, "some": {"types": ["Add"], "patterns": ["a.*"], "roles": ["depthwise"]}}}},
         {"compile_properties": {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": True, "PERFORMANCE_HINT": "LATENCY"}},
+        {"extends": "cpu", "genes": {"ignored_scope": {"ends": None}, "inference_precision": None}},
     ],
 )
 def test_what_the_reader_accepts_the_schema_accepts(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -301,13 +303,23 @@ def test_a_target_is_shown_as_its_file() -> None:
     assert Target.model_validate(content) == load_target("igpu")
 
 
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_resolved_profile_needs_no_other_file(name: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    path = str(profiles_dir() / f"{name}.yaml")
+    show_target(path, lines.append, is_resolved=True)
+    (tmp_path / "copy.yaml").write_text("\n".join(lines))
+    assert "extends" not in yaml.safe_load("\n".join(lines))
+    assert load_target(str(tmp_path / "copy.yaml")) == load_target(path)
+
+
 def test_profiles_of_ones_own_go_by_their_names_and_before_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("version: 1\nname: mine\ndevice: CPU\n")
     (tmp_path / "cpu.yaml").write_text("version: 1\nname: cpu\ndescription: my own\ndevice: CPU\n")
     monkeypatch.setenv(OWN_PROFILES, str(tmp_path))
     assert load_target("mine").name == "mine"
     assert load_target("cpu").description == "my own"
-    assert list(profiles()) == [*shipped_names(), "mine"]
+    assert profiles() == [*shipped_names(), "mine"]
 
 
 def test_without_ones_own_directory_the_shipped_profiles_count(monkeypatch: pytest.MonkeyPatch) -> None:
