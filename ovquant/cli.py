@@ -49,6 +49,14 @@ class Picked(StrEnum):
     KNEE = "knee"
 
 
+class ReportFormat(StrEnum):
+    """Values of --format."""
+
+    HTML = "html"
+    MD = "md"
+    JSON = "json"
+
+
 Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
 CalibrationData = Annotated[str | None, typer.Option(help="Samples of their own for calibration.")]
 HoldoutData = Annotated[str | None, typer.Option(help="Samples of their own for the holdout.")]
@@ -320,6 +328,30 @@ def export(
         from ovquant import commands
 
         return commands.export_trial(output, trial, None if pick is None else pick.value, directory, console)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Argument(help="Output directory of a search: finished, running or stopped.")],
+    path: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: OUTPUT/report.html]")] = None,
+    form: Annotated[ReportFormat, typer.Option("--format", help="A page to look at, Markdown, or JSON.")] = ReportFormat.HTML,
+    watch_s: Annotated[
+        float | None, typer.Option("--watch", help="While the search runs, write it again: seconds between looks.")
+    ] = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Write a report on a search: verdict, trade-off, what mattered, layers, latencies, failures.
+
+    The page needs no network and no other file.
+    """
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant.report import writing
+
+        return writing.report(output, path, form.value, watch_s, console)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 

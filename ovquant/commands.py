@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ovquant import audit, export, quantization, runtime, selection, verdict
 from ovquant import console as shown
-from ovquant import export, quantization, runtime, selection, verdict
 from ovquant.configfile import load
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
@@ -25,6 +25,7 @@ from ovquant.errors import (
     ModelError,
     NoFeasibleStrategyError,
     OutputError,
+    OvquantError,
     RefutedError,
     UsageError,
     first_line,
@@ -41,6 +42,7 @@ from ovquant.operations import Operation
 from ovquant.protocols import Executor, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial, outcome_to_json
+from ovquant.report import writing
 from ovquant.scopes import misses, resolve
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
@@ -70,7 +72,11 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
             study = open_study(session, output)
             runs_on.recall(session.bench, _known(study.trials()))
             _announce(session, study, console)
-            return _search(session, study, runs_on, console)
+            try:
+                return _search(session, study, runs_on, console)
+            except OvquantError:
+                writing.at_the_end(output, console)
+                raise
         except KeyboardInterrupt:
             at_once_next_time()
             raise InterruptedSearchError(_interrupted(output)) from None
@@ -249,6 +255,7 @@ def _finish(
         "economy": dataclasses.asdict(saved),
         "notes": [*session.space.notes, *session.device.notes],
         "output": str(output),
+        "kernels": _kernels(session, executor, trial),
     }
     extra = {"verdict": result["verdict"], "stop_reason": reason}
     _export(session, executor, trial, output / BEST, extra, is_ours=True)
@@ -266,7 +273,22 @@ def _finish(
     if decision.sharing_fault is not None:
         console.warn(f"candidates were quantized one by one, as statistics could not be shared: {decision.sharing_fault}")
     console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
+    if decision.judgement != "refuted":
+        writing.at_the_end(output, console)
     return result
+
+
+def _kernels(session: Session, executor: Executor, winner: Trial) -> dict[str, Any] | None:
+    """Return what the device runs of the float model and of the winner; None where it does not tell."""
+    if winner.strategy is None:
+        return None
+    subjects: list[Subject] = [FloatModel(inference_precision=session.opened.own_precision), winner.strategy]
+    try:
+        found = executor.profile(session.bench, subjects)
+    except OvquantError as error:
+        log("no kernels", message=str(error))
+        return None
+    return None if found is None else dict(zip(("baseline", "winner"), map(audit.to_json, found), strict=True))
 
 
 def _export(
