@@ -77,7 +77,7 @@ def held(job: Job) -> Iterator[Path]:
 def _was_begun(output: Path) -> bool:
     """Return True for what a search left that was killed before it had a study."""
     names = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    ours = {_LOCK, _WRITER, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
+    ours = {_LOCK, WRITER_FILE, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
     return _WORK in names and all(name in ours or name.endswith(export.PARTIAL) for name in names)
 
 
