@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ovquant import runtime
 from ovquant.protocols import Sample
+from ovquant.quantizers import DisjointSets
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -83,6 +85,39 @@ class Audit:
             key = "conversions" if kernel.is_conversion else "int8" if kernel.is_integer else kernel.precision
             found[key] = found.get(key, 0.0) + kernel.time_us / total
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def same_operations(floats: Audit, quantized: Audit) -> Iterator[tuple[list[Kernel], list[Kernel]]]:
+    """Yield the kernels of both models that belong together: those of an operation, and of all that is run with it."""
+    sides = [[kernel for kernel in audit.kernels if kernel.origins and not kernel.is_conversion] for audit in (floats, quantized)]
+    kernels = [*sides[0], *sides[1]]
+    sets = DisjointSets(len(kernels))
+    first: dict[str, int] = {}
+    for index, kernel in enumerate(kernels):
+        for origin in kernel.origins:
+            sets.join(index, first.setdefault(origin, index))
+    groups: dict[int, tuple[list[Kernel], list[Kernel]]] = {}
+    for index, kernel in enumerate(kernels):
+        groups.setdefault(sets.find(index), ([], []))[index >= len(sides[0])].append(kernel)
+    yield from groups.values()
+
+
+_AUDIT = TypeAdapter(Audit)
+
+
+def to_json(audit: Audit) -> dict[str, Any]:
+    """Return an audit as JSON values."""
+    content: dict[str, Any] = _AUDIT.dump_python(audit, mode="json")
+    return content
+
+
+def from_json(content: dict[str, Any]) -> Audit:
+    """Return the audit that `to_json` wrote.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _AUDIT.validate_python(content)
 
 
 def audits(

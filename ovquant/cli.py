@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovquant.errors import InterruptedSearchError, OvquantError, UsageError, first_line, printable
+from ovquant.options import data_options
 
 if TYPE_CHECKING:
     from ovquant.console import Console
@@ -55,6 +56,14 @@ class PackageLayout(StrEnum):
     IR = "ir"
     OVMS = "ovms"
     ZIP = "zip"
+
+
+class ReportFormat(StrEnum):
+    """Values of --format."""
+
+    HTML = "html"
+    MD = "md"
+    JSON = "json"
 
 
 Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
@@ -128,7 +137,7 @@ def search(
     Options win over a job file. The same command on the same output continues a stopped search.
     """
     options: dict[str, Any] = {
-        "data": _data_options(
+        "data": data_options(
             data,
             calibration_data,
             holdout_data,
@@ -280,7 +289,7 @@ def evaluate(
 
         options = {
             "model": str(models[0]),
-            "data": _data_options(data, None, None, None, max_items, resize, crop, mean, scale, layout, channels),
+            "data": data_options(data, None, None, None, max_items, resize, crop, mean, scale, layout, channels),
             "target": target,
             "metrics": [{"name": name} for name in metric] if metric else None,
             "device": device,
@@ -314,7 +323,7 @@ def inspect(
         from ovquant import overview
 
         options: dict[str, Any] = {
-            "data": _data_options(
+            "data": data_options(
                 data, calibration_data, None, calibration_items, None, resize, crop, mean, scale, layout, channels
             ),
             "target": target,
@@ -367,6 +376,30 @@ def verify(
         from ovquant import verification
 
         return verification.verify(package, data, device, console, is_timed=is_timed)
+
+    _run(run, is_json=is_json, is_debug=is_debug)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Argument(help="Output directory of a search: finished, running or stopped.")],
+    path: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: OUTPUT/report.html]")] = None,
+    form: Annotated[ReportFormat, typer.Option("--format", help="A page to look at, Markdown, or JSON.")] = ReportFormat.HTML,
+    watch_s: Annotated[
+        float | None, typer.Option("--watch", help="While the search runs, write it again: seconds between looks.")
+    ] = None,
+    is_json: IsJson = False,
+    is_debug: IsDebug = False,
+) -> None:
+    """Write a report on a search: verdict, trade-off, what mattered, layers, latencies, failures.
+
+    The page needs no network and no other file.
+    """
+
+    def run(console: Console) -> dict[str, Any]:
+        from ovquant.report import writing
+
+        return writing.report(output, path, form.value, watch_s, console)
 
     _run(run, is_json=is_json, is_debug=is_debug)
 
@@ -485,55 +518,6 @@ def _job(model: str, options: dict[str, Any], max_drop: Sequence[str] = ()) -> J
     if model.endswith((".yaml", ".yml")):
         return load_job(Path(model), options, max_drop)
     return load_job(None, {**options, "model": model}, max_drop)
-
-
-def _data_options(
-    path: str | None,
-    calibration: str | None,
-    holdout: str | None,
-    calibration_items: int | None,
-    max_items: int | None,
-    resize: str | None,
-    crop: str | None,
-    mean: str | None,
-    scale: str | None,
-    layout: str | None,
-    channels: str | None,
-) -> dict[str, Any]:
-    """Return the data section of a job from options."""
-    return {
-        "path": path,
-        "calibration": calibration,
-        "holdout": holdout,
-        "calibration_items": calibration_items,
-        "max_items": max_items,
-        "preprocessing": {
-            "resize": _sides(resize, "--resize"),
-            "crop": _sides(crop, "--crop"),
-            "mean": _numbers(mean, "--mean"),
-            "scale": _numbers(scale, "--scale"),
-            "layout": layout,
-            "channels": channels,
-        },
-    }
-
-
-def _sides(text: str | None, option: str) -> list[int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if not all(part.isdecimal() for part in parts) or len(parts) > 2:
-        raise typer.BadParameter(f"a side or HEIGHTxWIDTH, found {text!r}", param_hint=option)
-    return [int(part) for part in parts]
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.replace(" ", "").split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"numbers separated by commas, found {text!r}", param_hint=option) from None
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ovquant import audit, export, runtime, selection, verdict
 from ovquant import console as shown
-from ovquant import export, runtime, selection, verdict
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
@@ -22,6 +22,7 @@ from ovquant.errors import (
     ModelError,
     NoFeasibleStrategyError,
     OutputError,
+    OvquantError,
     RefutedError,
 )
 from ovquant.evaluation import Workbench, open_bench
@@ -34,6 +35,7 @@ from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failur
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
+from ovquant.report import writing
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
 from ovquant.study import Study, read_trials
@@ -59,7 +61,11 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
             study = open_study(session, output)
             runs_on.recall(session.bench, _known(study.trials()))
             _announce(session, study, console)
-            return _search(session, study, runs_on, console)
+            try:
+                return _search(session, study, runs_on, console)
+            except OvquantError:
+                writing.at_the_end(output, console)
+                raise
         except KeyboardInterrupt:
             at_once_next_time()
             raise InterruptedSearchError(_interrupted(output)) from None
@@ -238,6 +244,7 @@ def _finish(
         "economy": dataclasses.asdict(saved),
         "notes": [*session.space.notes, *session.device.notes],
         "output": str(output),
+        "kernels": _kernels(session, executor, trial),
     }
     extra = {"verdict": result["verdict"], "stop_reason": reason}
     package(session, executor, trial, output / BEST, extra, is_ours=True)
@@ -255,7 +262,22 @@ def _finish(
     if decision.sharing_fault is not None:
         console.warn(f"candidates were quantized one by one, as statistics could not be shared: {decision.sharing_fault}")
     console.result(f"Wrote {output / BEST}: model.xml, model.bin, recipe.yaml, manifest.json")
+    if decision.judgement != "refuted":
+        writing.at_the_end(output, console)
     return result
+
+
+def _kernels(session: Session, executor: Executor, winner: Trial) -> dict[str, Any] | None:
+    """Return what the device runs of the float model and of the winner; None where it does not tell."""
+    if winner.strategy is None:
+        return None
+    subjects: list[Subject] = [FloatModel(inference_precision=session.opened.own_precision), winner.strategy]
+    try:
+        found = executor.profile(session.bench, subjects)
+    except OvquantError as error:
+        log("no kernels", message=str(error))
+        return None
+    return None if found is None else dict(zip(("baseline", "winner"), map(audit.to_json, found), strict=True))
 
 
 def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, Any]:

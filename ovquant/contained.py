@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from ovquant.audit import Audit
 from ovquant.building import SHARED
 from ovquant.environment import available_bytes
 from ovquant.errors import ModelError, OutputError
@@ -162,6 +163,15 @@ class ContainedExecutor:
         except _LostError as lost:
             self._replace(lost)
             return lost.failure
+        return found
+
+    def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
+        """Return the kernels of each model; None as well where that takes the worker down."""
+        try:
+            found: tuple[Audit, ...] | None = self._call("profile", bench, list(subjects))
+        except _LostError as lost:
+            self._replace(lost)
+            return None
         return found
 
     def close(self) -> None:

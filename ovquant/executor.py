@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovquant import inspection
+from ovquant.audit import Audit
 from ovquant.evaluation import close_benches, open_bench
 from ovquant.inspection import Inspection
 from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
@@ -45,6 +46,10 @@ class InProcessExecutor:
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""
         return open_bench(task.bench).compare(task)
+
+    def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
+        """Return the kernels of each model."""
+        return inspection.profile(open_bench(bench), subjects)
 
     def close(self) -> None:
         """Stop what is under way."""

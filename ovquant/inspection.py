@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ovquant import runtime
-from ovquant.audit import Audit, Kernel, audits
+from ovquant.audit import Audit, audits, same_operations
 from ovquant.environment import SUMS_IN_32_BITS, may_saturate
 from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
-from ovquant.quantizers import DisjointSets
+from ovquant.records import Subject
 from ovquant.saturation import Saturation, saturations
 from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
 from ovquant.space import nncf_default
@@ -53,7 +53,7 @@ class Inspection:
             return []
         place_by_name = {name: layer.place for layer in self.ranking.layers for name in layer.names}
         found = []
-        for floats, quantized in _same_operations(self.floats, self.quantized):
+        for floats, quantized in same_operations(self.floats, self.quantized):
             slower_us = sum(k.time_us for k in quantized) - sum(k.time_us for k in floats)
             spread_us = sum(k.spread_us for k in (*floats, *quantized))
             names = dict.fromkeys(origin for kernel in quantized for origin in kernel.origins)
@@ -74,21 +74,6 @@ class Inspection:
             for place in layers:
                 promise[place] += slower_us / len(layers) / (self.quantized.total_us if self.quantized is not None else 1.0)
         return tuple(sorted((place for place in promise if promise[place] > 0), key=lambda place: -promise[place]))
-
-
-def _same_operations(floats: Audit, quantized: Audit) -> Iterator[tuple[list[Kernel], list[Kernel]]]:
-    """Yield the kernels of both models that belong together: those of an operation, and of all that is run with it."""
-    sides = [[kernel for kernel in audit.kernels if kernel.origins and not kernel.is_conversion] for audit in (floats, quantized)]
-    kernels = [*sides[0], *sides[1]]
-    sets = DisjointSets(len(kernels))
-    first: dict[str, int] = {}
-    for index, kernel in enumerate(kernels):
-        for origin in kernel.origins:
-            sets.join(index, first.setdefault(origin, index))
-    groups: dict[int, tuple[list[Kernel], list[Kernel]]] = {}
-    for index, kernel in enumerate(kernels):
-        groups.setdefault(sets.find(index), ([], []))[index >= len(sides[0])].append(kernel)
-    yield from groups.values()
 
 
 _INSPECTION = TypeAdapter(Inspection)
@@ -132,6 +117,34 @@ def stored(path: Path, made_of: dict[str, Any]) -> Inspection | None:
         return _INSPECTION.validate_python(content["inspection"]) if content["made_of"] == made_of else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
+
+
+def read(path: Path) -> Inspection | None:
+    """Return what a search wrote, whatever it was made of; None if there is nothing that can be read."""
+    try:
+        return _INSPECTION.validate_python(json.loads(path.read_text())["inspection"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def profile(workbench: Workbench, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
+    """Return what is run of each model on the target's device, at the precision it is measured with, on a validation item.
+
+    Models run one after the other, so that their times may differ by what the machine does meanwhile.
+
+    Returns:
+        One audit per model; None where the device has no profile of its kernels.
+    """
+    target, device = workbench.spec.target, workbench.spec.device
+    sample = workbench.samples.sample(workbench.samples.items("validation")[0])
+    found = []
+    with contextlib.suppress(RuntimeError):
+        for subject in subjects:
+            model = runtime.read_model(workbench.build(subject))
+            properties = {**target.compile_properties, "INFERENCE_PRECISION_HINT": subject.inference_precision}
+            found.extend(audits([model], device, properties, sample))
+        return tuple(found)
+    return None
 
 
 def to_json(inspection: Inspection) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ovquant.audit import Audit
     from ovquant.inspection import Inspection
     from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
     from ovquant.strategy import Strategy
@@ -133,6 +134,10 @@ class Executor(Protocol):
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""
+        ...
+
+    def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
+        """Return the kernels of each model with their precisions and times; None where they cannot be told."""
         ...
 
     def close(self) -> None:

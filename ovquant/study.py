@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sqlite3
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -269,6 +271,49 @@ def read_fingerprint(path: Path) -> dict[str, Any] | None:
     return found
 
 
+@contextlib.contextmanager
+def snapshot(path: Path) -> Iterator[Path]:
+    """Yield a copy of a study file as it is at this moment, for readers who want everything of the same moment.
+
+    A process that writes it waits for no longer than the copy takes. What a killed process left half-written is taken back in
+    the copy, and the file itself is left as it is.
+
+    Raises:
+        OutputError: no study there, or it cannot be read.
+    """
+    if not path.is_file():
+        raise OutputError(f"{path}: no study there; give the output directory of a search")
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        copy = Path(folder) / path.name
+        try:
+            _copy(path, copy)
+        except (sqlite3.Error, OSError) as error:
+            raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
+        _require_study(copy, called=path)
+        yield copy
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy a database. A read-only connection cannot take back what a killed process left: then the copy does."""
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(_connect(path, "ro")) as source:
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        return
+    for suffix in ("", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+
+
+def read_genes(path: Path) -> dict[int, dict[str, str]]:
+    """Return number -> gene -> label of its value, of the trials in the population of a study file.
+
+    Raises:
+        OutputError: as `read_trials`.
+    """
+    trials = _load(path).get_trials(deepcopy=False)
+    return {t.number: {gene: str(label) for gene, label in t.params.items()} for t in trials if t.params}
+
+
 def _load(path: Path) -> optuna.Study:
     _require_study(path)
     try:
@@ -293,8 +338,12 @@ def _create(path: Path, directions: Sequence[Direction]) -> None:
     partial.replace(path)
 
 
-def _require_study(path: Path) -> None:
+def _require_study(path: Path, called: Path | None = None) -> None:
     """Check that a file is an Optuna database; nothing is changed, but what a killed process left half done is taken back.
+
+    Args:
+        path: of the file.
+        called: its name for people, where it is a copy.
 
     Raises:
         OutputError: it is not there, or something else.
@@ -307,13 +356,17 @@ def _require_study(path: Path) -> None:
         except sqlite3.OperationalError:  # a journal that has to be rolled back first
             names = _tables(path, "rw")
     except sqlite3.Error as error:
-        raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
+        raise OutputError(f"{called or path}: cannot be read as a study: {first_line(error)}") from error
     if "studies" not in names:
-        raise OutputError(f"{path}: is no study of ovquant; nothing was changed")
+        raise OutputError(f"{called or path}: is no study of ovquant; nothing was changed")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)
 
 
 def _tables(path: Path, mode: str) -> set[str]:
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)) as database:
+    with contextlib.closing(_connect(path, mode)) as database:
         return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
 
 

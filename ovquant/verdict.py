@@ -78,6 +78,15 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     return content
 
 
+def from_json(content: dict[str, Any]) -> Verdict:
+    """Return the verdict that `to_json` wrote.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    return _VERDICT.validate_python(content)
+
+
 def row_to_json(row: Row) -> dict[str, Any]:
     """Return a row as JSON values."""
     content: dict[str, Any] = _ROW.dump_python(row, mode="json")

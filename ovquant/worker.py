@@ -19,7 +19,7 @@ from ovquant.errors import OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.tasks import BenchSpec
 
-Name: TypeAlias = Literal["open", "inspect", "recall", "build", "announce", "submit", "compare"]
+Name: TypeAlias = Literal["open", "inspect", "recall", "build", "announce", "submit", "compare", "profile"]
 PRELOADED = ("nncf", "openvino", "sklearn.metrics")  # what takes seconds to import, and starts no thread
 _FIRST_VICTIM = "1000"  # of the kernel when memory runs out, see proc(5)
 
@@ -100,6 +100,8 @@ def _answer(bench: Workbench, call: Call) -> Any:
         return bench.describe()
     if call.name == "inspect":
         return inspection.inspect(bench)
+    if call.name == "profile":
+        return inspection.profile(bench, *call.arguments)
     if call.name == "submit":
         return bench.evaluate_all(*call.arguments)
     return getattr(bench, call.name)(*call.arguments)

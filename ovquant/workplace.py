@@ -34,7 +34,8 @@ from ovquant.targets import to_yaml
 
 LOG_FILE = "log.jsonl"
 _SPLITS = "splits.json"
-_LOCK, _WRITER = "lock", "writer.json"
+WRITER_FILE = "writer.json"
+_LOCK = "lock"
 _WORK = "work"
 _ENDED = (NoFeasibleStrategyError, AllCandidatesFailedError, RefutedError)
 _MODELS_AT_ONCE = 8  # candidates whose files are there at the same time, at least
@@ -76,7 +77,7 @@ def held(job: Job) -> Iterator[Path]:
 def _was_begun(output: Path) -> bool:
     """Return True for what a search left that was killed before it had a study."""
     names = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    ours = {_LOCK, _WRITER, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
+    ours = {_LOCK, WRITER_FILE, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
     return _WORK in names and all(name in ours or name.endswith(export.PARTIAL) for name in names)
 
 
@@ -124,17 +125,17 @@ def _locked(output: Path) -> Iterator[None]:
         ) from None
     try:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-        export.write_json(output / _WRITER, me)
+        export.write_json(output / WRITER_FILE, me)
         yield
     finally:
-        (output / _WRITER).unlink(missing_ok=True)
+        (output / WRITER_FILE).unlink(missing_ok=True)
         (output / _LOCK).unlink(missing_ok=True)
         lock.release()
 
 
 def _writer(output: Path) -> str:
     try:
-        found = json.loads((output / _WRITER).read_text())
+        found = json.loads((output / WRITER_FILE).read_text())
         return f"process {found['pid']} on {found['host']}, since {found['since']},"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -77,6 +77,26 @@ def searched_copy(searched: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the output directory of a finished search where every name that a user can give is an attack on a page."""
+    folder = tmp_path_factory.mktemp("hostile")
+    attack = "<img src=x onerror=hacked=1>&amp;$(touch hacked)'\""
+    model, data = small.conv_case(folder)
+    model = small.renamed(model, folder / f"{attack}.onnx", lambda name: f"{name}</script><script>hacked=1</script><!--{attack}")
+    data = data.rename(folder / f"{attack}.npz")
+    (folder / "score.py").write_text(
+        "import numpy as np\n"
+        "def score(outputs, labels):\n"
+        "    return [float(np.argmax(array) == label) for array, label in zip(outputs['logits'], labels)]\n"
+    )
+    output = folder / f"out {attack}"
+    arguments = ["search", model, "--data", data, "--metric", folder / "score.py:score", "--max-drop", "0.5"]
+    result = CliRunner().invoke(app, [str(argument) for argument in [*arguments, "--max-trials", "2", "-o", output]])
+    assert result.exit_code == 0, result.output
+    return output
+
+
+@pytest.fixture(scope="session")
 def manifest(searched: Path) -> dict[str, Any]:
     """Return the manifest of `searched`."""
     content: dict[str, Any] = json.loads((searched / "best" / "manifest.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,15 @@ def conv_case(folder: Path, *, n_items: int = 120, seed: int = 0) -> tuple[Path,
     labels = np.where(wrong, (labels + 1) % N_CLASSES, labels)
     np.savez(folder / "data.npz", image=batch, y=labels)
     return model, folder / "data.npz"
+
+
+def renamed(model: Path, path: Path, name: Callable[[str], str]) -> Path:
+    """Write a copy of an ONNX model whose operations have other names."""
+    content = onnx.load(str(model))
+    for node in content.graph.node:
+        node.name = name(node.name)
+    onnx.save(content, str(path))
+    return path
 
 
 def _normal(rng: np.random.Generator, name: str, *shape: int, scale: float = 1.0) -> onnx.TensorProto:

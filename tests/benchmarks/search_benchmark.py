@@ -2,8 +2,6 @@
 
     python tests/benchmarks/search_benchmark.py TABLE.npz [TABLE.npz ...] [--seeds 50] [--max-drop 0.01] [--plot FILE.html]
 
-``--plot`` needs ``pip install '.[bench]'``.
-
 Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
 reference point is NNCF default's divergence and the baseline's latency. All samplers get the same genes and begin with NNCF's
 default. A genome that was tried before is no evaluation, and 20 of them end a sampler; ``+repeats`` are the same samplers with

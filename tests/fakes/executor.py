@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovquant.audit import Audit
 from ovquant.executor import InProcessExecutor
 from ovquant.inspection import Inspection
 from ovquant.records import (
@@ -75,6 +76,9 @@ class TableExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         return [self._outcome(task) for task in tasks]
+
+    def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -17,7 +17,8 @@ import yaml
 from conftest import Run
 from PIL import Image
 
-OUTPUT_FILES = {"study.db", "job.yaml", "target.yaml", "splits.json", "trials.csv", "result.json", "log.jsonl", "best"}
+OUTPUT_FILES = {"study.db", "job.yaml", "target.yaml", "splits.json", "trials.csv", "result.json", "log.jsonl"}
+OUTPUT_FILES |= {"report.html", "best"}
 ONE_GENERATION = ["--max-trials", "3"]
 
 
