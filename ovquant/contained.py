@@ -31,6 +31,7 @@ _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
 _TOLD_BYTES = 2000  # of what a worker printed last, for the log
 _END_S = 5.0
+_VERDICT = "verdict"  # rests between its visits as long as the target asks for
 _WAITING = "quantize"  # for a model that is built; that has a stage of its own
 
 
@@ -279,6 +280,8 @@ class ContainedExecutor:
             if stage == _WAITING:
                 continue
             limit_s = self._limits.seconds(self._longest_s.get(stage))
+            if stage == _VERDICT and self._bench is not None:
+                limit_s += self._bench.target.measurement.verdict.spread
             if now - begun > limit_s:
                 self._end()
                 raise self._lost("Hang", f"{stage} did not end within {limit_s:.0f} s, and its process was ended")
