@@ -40,10 +40,12 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+is_first = True  # in each process that is the reference, which is no candidate
 
 def score(outputs, labels):
-    fault = ""
-    if (HERE / "armed").exists():
+    global is_first
+    fault, was_first, is_first = "", is_first, False
+    if (HERE / "armed").exists() and not was_first:
         n_calls = len((HERE / "calls").read_text()) if (HERE / "calls").exists() else 0
         (HERE / "calls").write_text("x" * (n_calls + 1))
         rng = random.Random(f"{(HERE / 'armed').read_text()} {n_calls}")
@@ -102,9 +104,14 @@ def search(folder: Path, n_trials: int, seed: int) -> collections.Counter[str]:
     (folder / "quick.yaml").write_text(yaml.safe_dump(profile))
     (folder / "metric.py").write_text(METRIC.replace("KINDS", repr(list(KINDS)), 1))
     options = {
-        "model": str(model), "target": str(folder / "quick.yaml"), "data": {"path": str(data)}, "metrics": [{"name": f"{folder / 'metric.py'}:score", "max_drop": 0.5}],
-        "max_trials": n_trials, "seed": seed, "output": str(folder / "out"),
-    }  # fmt: skip
+        "model": str(model),
+        "data": {"path": str(data)},
+        "target": str(folder / "quick.yaml"),
+        "metrics": [{"name": f"{folder / 'metric.py'}:score", "max_drop": 0.5}],
+        "max_trials": n_trials,
+        "seed": seed,
+        "output": str(folder / "out"),
+    }
     limits = Limits(memory_bytes=1 << 30, first_s=60.0, factor=10.0, least_s=8.0)
     executor = ContainedExecutor(folder / "work", limits=limits)
     result = commands.search(load_job(None, options), Arming(folder / "armed", str(seed)), executor)
