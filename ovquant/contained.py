@@ -25,7 +25,7 @@ from ovquant.log import log
 from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
 from ovquant.strategy import Strategy
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
-from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Stage, serve
+from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, serve
 
 _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
@@ -93,6 +93,7 @@ class ContainedExecutor:
         self._under_way: dict[tuple[str, str], float] = {}
         self._peaks: dict[str, dict[str, int]] = {}
         self._suspected: set[str] = set()
+        self._early: dict[int, Outcome] = {}
         self._start()
 
     def open(self, bench: BenchSpec) -> Bench:
@@ -146,8 +147,10 @@ class ContainedExecutor:
             try:
                 found = self._call("submit", tasks[0].bench, [tasks[index] for index in batch])
             except _LostError as lost:
+                known = {batch[place]: outcome for place, outcome in self._early.items()}
+                outcomes |= {index: self._settled(tasks[index], one) for index, one in known.items()}
                 self._replace(lost)
-                guilty = self._guilty(lost, {index: _who(tasks[index]) for index in batch})
+                guilty = self._guilty(lost, {index: _who(tasks[index]) for index in batch if index not in known})
                 if guilty is None:
                     alone |= set(batch)
                 else:
@@ -235,6 +238,7 @@ class ContainedExecutor:
             OvquantError: the call raised it.
         """
         self._bench = bench
+        self._early.clear()
         try:
             self._pipe.send(Call(name=name, bench=bench, arguments=arguments))
             while True:
@@ -244,6 +248,8 @@ class ContainedExecutor:
                 message = self._pipe.recv()
                 if isinstance(message, Stage):
                     self._note(message)
+                elif isinstance(message, Settled):
+                    self._early[message.place] = message.outcome
                 elif isinstance(message, Done):
                     return message.value
                 elif isinstance(message, Raised):

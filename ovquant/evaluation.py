@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,13 @@ from ovquant.validation import Columns, Reference, Validator
 # would break a limit, it is not run.
 _RESCUE = 4.0
 _COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of the float model's files
+
+
+Settle: TypeAlias = Callable[[int, Outcome], None]
+
+
+def _settle_nothing(place: int, outcome: Outcome) -> None:
+    """Tell nobody."""
 
 
 class Workbench:
@@ -210,11 +217,16 @@ class Workbench:
         """Return what came of one model, see `evaluate_all`."""
         return self.evaluate_all([task])[0]
 
-    def evaluate_all(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def evaluate_all(self, tasks: Sequence[Task], settle: Settle = _settle_nothing, first: int = 0) -> list[Outcome]:
         """Return what came of each model; faults of a candidate are a `Failure`.
 
         Kernels that were not timed before are timed in one round, against the same bursts of the baseline. Then each model is
         validated, while the next announced ones are built.
+
+        Args:
+            tasks: to evaluate.
+            settle: told each outcome with the place of its task as soon as it is known.
+            first: place of the first task.
 
         Raises:
             OvquantError: the float model itself cannot be evaluated.
@@ -223,7 +235,8 @@ class Workbench:
             return []
         n_at_once = max(1, _COMPILED_BYTES // max(1, runtime.size_bytes(Path(self.spec.model))))
         if len(tasks) > n_at_once:
-            return [*self.evaluate_all(tasks[:n_at_once]), *self.evaluate_all(tasks[n_at_once:])]
+            rest = first + n_at_once
+            return [*self.evaluate_all(tasks[:n_at_once], settle, first), *self.evaluate_all(tasks[n_at_once:], settle, rest)]
         for split in dict.fromkeys(task.split for task in tasks):
             self.reference(split)
         hopeless = self._screen(tasks)
@@ -233,6 +246,7 @@ class Workbench:
         rivals: list[Rival] = []  # those of this call: the first ones are to be beaten by the next ones
         for index, candidate in candidates.items():
             outcomes[index] = outcome = self._finish(candidate, rivals)
+            settle(first + index, outcome)
             race, subject = candidate.task.race, candidate.task.subject
             if race is not None and isinstance(subject, Strategy) and isinstance(outcome, Evaluation):
                 rivals.extend(filter(None, [rival_of(subject, outcome, race.rules)]))

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 from ovquant import inspection
 from ovquant.errors import OvquantError, first_line
-from ovquant.evaluation import Workbench
+from ovquant.evaluation import Settle, Workbench
+from ovquant.records import Outcome
 from ovquant.tasks import BenchSpec
 
 Name: TypeAlias = Literal["open", "inspect", "recall", "build", "announce", "submit", "compare", "profile"]
@@ -43,6 +44,14 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """One of the tasks of a call has its outcome; told so that it is not lost with the worker."""
+
+    place: int
+    outcome: Outcome
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """The answer to a call."""
 
@@ -57,14 +66,14 @@ class Raised:
     is_expected: bool
 
 
-Message: TypeAlias = Stage | Done | Raised
+Message: TypeAlias = Stage | Settled | Done | Raised
 
 
 def serve(pipe: Connection, output: str) -> None:
     """Answer calls until the pipe is closed.
 
     Args:
-        pipe: `Call` comes in; `Stage` of any thread, and one `Done` or `Raised` per call go out.
+        pipe: `Call` comes in; `Stage` of any thread, `Settled`, and one `Done` or `Raised` per call go out.
         output: file for all that libraries print, and for what is printed when the process crashes.
     """
     _become_a_worker(Path(output))
@@ -77,6 +86,9 @@ def serve(pipe: Connection, output: str) -> None:
     def watch(who: str, stage: str, *, is_begun: bool) -> None:
         send(Stage(who=who, stage=stage, is_begun=is_begun))
 
+    def settle(place: int, outcome: Outcome) -> None:
+        send(Settled(place=place, outcome=outcome))
+
     bench: Workbench | None = None
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -86,7 +98,7 @@ def serve(pipe: Connection, output: str) -> None:
                     if bench is not None:
                         bench.close()
                     bench = Workbench(call.bench, watch)
-                answer: Message = Done(value=_answer(bench, call))
+                answer: Message = Done(value=_answer(bench, call, settle))
             except OvquantError as error:
                 answer = Raised(error=error, is_expected=True)
             except Exception as error:
@@ -95,7 +107,7 @@ def serve(pipe: Connection, output: str) -> None:
     os._exit(0)  # threads of native code have nothing more to do
 
 
-def _answer(bench: Workbench, call: Call) -> Any:
+def _answer(bench: Workbench, call: Call, settle: Settle) -> Any:
     if call.name == "open":
         return bench.describe()
     if call.name == "inspect":
@@ -103,7 +115,7 @@ def _answer(bench: Workbench, call: Call) -> Any:
     if call.name == "profile":
         return inspection.profile(bench, *call.arguments)
     if call.name == "submit":
-        return bench.evaluate_all(*call.arguments)
+        return bench.evaluate_all(call.arguments[0], settle)
     return getattr(bench, call.name)(*call.arguments)
 
 

@@ -112,7 +112,7 @@ def search(folder: Path, n_trials: int, seed: int) -> collections.Counter[str]:
         "seed": seed,
         "output": str(folder / "out"),
     }
-    limits = Limits(memory_bytes=1 << 30, first_s=60.0, factor=10.0, least_s=8.0)
+    limits = Limits(memory_bytes=1 << 30, first_s=60.0, factor=10.0, least_s=20.0)
     executor = ContainedExecutor(folder / "work", limits=limits)
     result = commands.search(load_job(None, options), Arming(folder / "armed", str(seed)), executor)
     made = (folder / "done").read_text().split() if (folder / "done").exists() else []

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ovquant.contained import ContainedExecutor, Limits
+from ovquant.contained import ContainedExecutor, Limits, _LostError
 from ovquant.errors import DataError, OutputError, OvquantError
 from ovquant.job import DataSpec, MetricSpec
 from ovquant.records import Evaluation, Failure, FloatModel
@@ -62,7 +62,7 @@ def order(tmp_path: Path) -> Path:
 @pytest.fixture
 def bench(conv_case: tuple[Path, Path], tmp_path: Path, order: Path) -> BenchSpec:
     (tmp_path / "metric.py").write_text(METRIC.format(order=str(order)))
-    (tmp_path / "work").mkdir()
+    (tmp_path / "work").mkdir(exist_ok=True)  # a worker may have been started before
     return BenchSpec(
         model=str(conv_case[0]),
         target=Target(version=1, name="t", device="CPU", measurement=Measurement(ranking=SHORT, verdict=SHORT)),
@@ -120,6 +120,28 @@ def test_where_two_may_be_guilty_each_is_run_by_itself(executor: ContainedExecut
     outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in many])
     assert sum(isinstance(outcome, Failure) for outcome in outcomes) <= 1
     assert all(isinstance(outcome, Evaluation) or outcome.error == "Crash" for outcome in outcomes)
+
+
+def test_what_was_settled_before_a_crash_is_not_lost(
+    executor: ContainedExecutor, bench: BenchSpec, order: Path, tmp_path: Path
+) -> None:
+    metric = tmp_path / "metric.py"
+    counted = "    with Path({!r}).open('a') as stream:\n        stream.write('x')\n    order = ".format(str(tmp_path / "calls"))
+    metric.write_text(metric.read_text().replace("    order = ", counted))
+    executor.open(bench)
+    (tmp_path / "calls").unlink()
+    # The third call is of the third candidate: the first two have been settled by then.
+    source = metric.read_text().replace(
+        '    if fault == "segfault":', f"    if len(Path({str(tmp_path / 'calls')!r}).read_text()) == 3:"
+    )
+    metric.write_text(source)
+    executor._replace(
+        _LostError(Failure(stage="start", error="Crash", message="a new worker reads the metric again"), frozenset())
+    )
+    outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in (FIRST, SECOND, THIRD)])
+    kinds = [outcome.kind for outcome in outcomes]
+    assert kinds.count("failure") == 1
+    assert len((tmp_path / "calls").read_text()) <= 5  # reference, three candidates, reference of the worker that came after
 
 
 def test_the_peak_memory_of_each_stage_is_told(executor: ContainedExecutor, bench: BenchSpec) -> None:
