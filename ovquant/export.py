@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -41,8 +42,8 @@ def model_sha256(path: Path) -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
+    """Write a file so that it is there whole or not at all, also where two processes write it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

@@ -77,7 +77,7 @@ def searched_copy(searched: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the output directory of a finished search where every name that a user can give is an attack on a page."""
     folder = tmp_path_factory.mktemp("hostile")
     attack = "<img src=x onerror=hacked=1>&amp;$(touch hacked)'\""

@@ -154,7 +154,7 @@ def _is_written(output: Path) -> bool:
             return True  # the note is removed at the end, and there is no looking at the process from here
         begun: float = psutil.Process(found["pid"]).create_time()
         return begun <= since + _PROCESS_OLDER_S
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, psutil.Error):
         return False
 
 

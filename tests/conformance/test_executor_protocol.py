@@ -80,3 +80,14 @@ def test_a_comparison_has_a_latency_per_subject_and_the_first_is_the_baseline(ex
     comparison = executor.compare(ComparisonTask(bench=bench, subjects=(FloatModel(inference_precision="f32"), GOOD)))
     assert isinstance(comparison, Comparison)
     assert [latency.ratio.value == 1 for latency in comparison.latencies] == [True, False]
+
+
+def test_a_profile_has_the_kernels_of_each_model_or_is_not_told(executor: Executor, bench: BenchSpec) -> None:
+    found = executor.profile(bench, (FloatModel(inference_precision="f32"), GOOD))
+    if isinstance(executor, TableExecutor):
+        assert found is None
+        return
+    assert found is not None
+    floats, quantized = found
+    assert not any(kernel.is_integer for kernel in floats.kernels)
+    assert any(kernel.is_integer for kernel in quantized.kernels)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ovquant import commands, delivery, errors, overview, preparing, probing, replay, verification
 from ovquant.cli import app
 from ovquant.job import load_job
+from ovquant.report import writing
 from ovquant.targets import Genes, SmoothQuantGenes, Target, load_target, shipped_names, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,7 @@ def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(delivery, "export_trial", lambda *_: called.append("export") or {})
     monkeypatch.setattr(verification, "verify", lambda *_, **__: called.append("verify") or {})
     monkeypatch.setattr(probing, "probe_target", lambda *_: {})
+    monkeypatch.setattr(writing, "report", lambda *_: called.append("report") or {})
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "job.yaml").write_text("model: model.onnx\ndata: data.npz\n")
     result = CliRunner().invoke(app, shlex.split(command)[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,16 @@ def test_a_running_search_can_be_watched_and_a_killed_one_reported(run: Run, con
     assert "was stopped before its end" in rest.splitlines()[-1]
     assert "was stopped before its end" in Path("out/report.html").read_text()
     assert json.loads(run("report", "out", "--json").stdout)["state"] == "stopped"
+
+
+def test_the_commands_it_gives_run(run: Run, searched_copy: Path) -> None:
+    run("report", searched_copy, "--format", "json", "-o", "r.json")
+    commands = {one["does"]: one["command"] for one in json.loads(Path("r.json").read_text())["reproduce"]}
+    replay = commands["the winner again, without a search"].replace("-o DIR", "-o again --json")
+    assert json.loads(run(*shlex.split(replay)[1:]).stdout)["is_identical_to_recipe"]
+    run(*shlex.split(commands["write a trial's model"].replace("-o DIR", "-o exported"))[1:])
+    assert Path("exported/model.xml").is_file()
+    run(*shlex.split(commands["measure the winner again"])[1:])
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +217,29 @@ def test_an_unfinished_page_loads_itself_again_until_it_is_told_not_to(browser: 
     path.write_text(page.render({**found, "title": "the last one"}, 0.5), encoding="utf-8")
     time.sleep(1.5)
     assert opened.page.inner_text("h1") == "a later one"
+
+
+def test_a_search_where_every_name_is_an_attack(browser: Any, hostile_search: Path) -> None:
+    opened = Opened(browser, hostile_search / "report.html")
+    assert opened.look_at_all() >= CHARTS
+    for number in range(3):
+        opened.page.evaluate("(number) => document.querySelector(`button[data-trial='${number}']`).click()", number)
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert "</script><script>hacked=1</script>" in opened.page.inner_text("main")
+    assert opened.page.evaluate("typeof hacked") == "undefined"
+    assert opened.page.query_selector("main img") is None
+    assert opened.page.locator("script").count() == 3
+    assert opened.complaints == []
+    assert opened.requests == [(hostile_search / "report.html").as_uri()]
+
+
+def test_it_fits_a_small_screen_and_its_tables_need_no_script(browser: Any, searched: Path) -> None:
+    opened = Opened(browser, searched / "report.html")
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    opened.look_at_all()
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context = browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto((searched / "report.html").as_uri())
+    assert "NNCF default" in plain.inner_text("main")
+    context.close()
