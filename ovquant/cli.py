@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovquant.errors import InterruptedSearchError, OvquantError, UsageError, first_line, printable
-from ovquant.options import data_options
+from ovquant.cli_targets import targets_app
+from ovquant.errors import UsageError
+from ovquant.options import (
+    Budget,
+    CalibrationData,
+    CalibrationItems,
+    Channels,
+    Crop,
+    Data,
+    DeviceName,
+    Fitness,
+    HoldoutData,
+    IsDebug,
+    IsJson,
+    IsQuiet,
+    IsVerbose,
+    Layout,
+    MaxDrop,
+    MaxItems,
+    Mean,
+    MemoryLimit,
+    Metrics,
+    PackageLayout,
+    Picked,
+    ReportFormat,
+    Resize,
+    Scale,
+    TargetName,
+    data_options,
+    job_of,
+)
+from ovquant.shell import run_command
 
 if TYPE_CHECKING:
     from ovquant.console import Console
-    from ovquant.job import Job
 
 app = typer.Typer(
     name="ovquant",
@@ -29,72 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-targets_app = typer.Typer(help="Target profiles: list, show, check, probe, schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(targets_app, name="targets")
-
-
-class Fitness(StrEnum):
-    """Values of --fitness."""
-
-    PARETO = "pareto"
-    ACCURACY = "accuracy"
-    DIVERGENCE = "divergence"
-    WEIGHTED = "weighted"
-
-
-class Picked(StrEnum):
-    """Values of --pick."""
-
-    FASTEST = "fastest"
-    ACCURATE = "accurate"
-    KNEE = "knee"
-
-
-class PackageLayout(StrEnum):
-    """Values of --layout."""
-
-    IR = "ir"
-    OVMS = "ovms"
-    ZIP = "zip"
-
-
-class ReportFormat(StrEnum):
-    """Values of --format."""
-
-    HTML = "html"
-    MD = "md"
-    JSON = "json"
-
-
-Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
-CalibrationData = Annotated[str | None, typer.Option(help="Samples of their own for calibration.")]
-HoldoutData = Annotated[str | None, typer.Option(help="Samples of their own for the holdout.")]
-CalibrationItems = Annotated[int | None, typer.Option(help="Calibration items to set aside. [default: 300, at most a third]")]
-MaxItems = Annotated[int | None, typer.Option(help="Use at most this many items for validation and holdout together.")]
-Resize = Annotated[str | None, typer.Option(help="Shorter side, or HEIGHTxWIDTH.")]
-Crop = Annotated[str | None, typer.Option(help="Centre crop: side, or HEIGHTxWIDTH.")]
-Mean = Annotated[str | None, typer.Option(help="Subtracted from pixels (0..255); one value, or one per channel: 124,116,104.")]
-Scale = Annotated[str | None, typer.Option(help="Divides pixels after --mean; likewise.")]
-Layout = Annotated[str | None, typer.Option(help="Layout of the model's input: NCHW or NHWC. [default: read off its shape]")]
-Channels = Annotated[str | None, typer.Option(help="RGB, BGR or GRAY. [default: RGB]")]
-TargetName = Annotated[str | None, typer.Option("--target", help="Shipped profile (see `ovquant targets list`) or YAML file.")]
-DeviceName = Annotated[str | None, typer.Option("--device", help="Measure on this device instead of the target's: a dry run.")]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option("--metric", help="accuracy, top5, a scikit-learn scorer, or file.py:function. Repeatable."),
-]
-Budget = Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")]
-MemoryLimit = Annotated[
-    str | None,
-    typer.Option(help="Memory that the process of the candidates may take: 8G. [default: 80 % of what is free at the start]"),
-]
-MaxDrop = Annotated[
-    list[str] | None, typer.Option(help="Largest drop of the metric: 0.01 (its unit) or 1%. Repeat for several metrics.")
-]
-IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
-IsVerbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the log as well, see OUTPUT/log.jsonl.")]
-IsDebug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -167,9 +124,9 @@ def search(
         from ovquant import commands
 
         options["metrics"] = [{"name": name} for name in metric] if metric else None
-        return commands.search(_job(model, options, max_drop or ()), console)
+        return commands.search(job_of(model, options, max_drop or ()), console)
 
-    _run(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -188,7 +145,7 @@ def init(
 
         return preparing.init_job(model, data, target, output, console)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -205,7 +162,7 @@ def check(
 
         return preparing.check_job(load_job(job, {}), console)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -227,7 +184,7 @@ def resume(
         changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
         return commands.resume(output, changes, console)
 
-    _run(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -255,10 +212,10 @@ def quantize(
         checks = None
         if metric or max_drop:
             options = {"data": {"path": data}, "metrics": [{"name": name} for name in metric or ()], "device": device}
-            checks = replay.Checks(job=_job(str(model), options, max_drop or ()), data=holdout_data)
+            checks = replay.Checks(job=job_of(str(model), options, max_drop or ()), data=holdout_data)
         return replay.quantize(model, recipe, data, output, console, checks)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -296,7 +253,7 @@ def evaluate(
         }
         return commands.evaluate(models, load_job(None, options), console)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -329,9 +286,9 @@ def inspect(
             "target": target,
             "device": device,
         }
-        return overview.inspect(_job(model, options), output, console)
+        return overview.inspect(job_of(model, options), output, console)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -358,7 +315,7 @@ def export(
         form = delivery.Form(layout=layout.value, is_embedding=is_embedding, has_checks=has_checks)
         return delivery.export_trial(output, trial, None if pick is None else pick.value, directory, console, form)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -377,7 +334,7 @@ def verify(
 
         return verification.verify(package, data, device, console, is_timed=is_timed)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 @app.command()
@@ -401,123 +358,7 @@ def report(
 
         return writing.report(output, path, form.value, watch_s, console)
 
-    _run(run, is_json=is_json, is_debug=is_debug)
-
-
-@targets_app.command("list")
-def list_targets(is_json: IsJson = False) -> None:
-    """List the shipped profiles."""
-
-    def run(console: Console) -> dict[str, Any]:
-        from ovquant.targets import list_targets
-
-        return list_targets(console.result)
-
-    _run(run, is_json=is_json)
-
-
-@targets_app.command("show")
-def show_target(
-    name: Annotated[str, typer.Argument(help="Shipped profile or YAML file.")],
-    is_resolved: Annotated[bool, typer.Option("--resolved", help="With all that it extends, in one file.")] = False,
-    is_json: IsJson = False,
-) -> None:
-    """Show a profile."""
-
-    def run(console: Console) -> dict[str, Any]:
-        from ovquant.targets import show_target
-
-        return show_target(name, console.result, is_resolved=is_resolved)
-
-    _run(run, is_json=is_json)
-
-
-@targets_app.command("check")
-def check_target(name: Annotated[str, typer.Argument(help="YAML file or shipped profile.")], is_json: IsJson = False) -> None:
-    """Check a profile, and whether this machine can measure for it."""
-
-    def run(console: Console) -> dict[str, Any]:
-        from ovquant.devices import check_target
-
-        return check_target(name, console)
-
-    _run(run, is_json=is_json)
-
-
-@targets_app.command("probe")
-def probe_target(
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="New YAML file. [default: shown only]")] = None,
-    device: Annotated[str, typer.Option(help="OpenVINO device to probe.")] = "CPU",
-    is_json: IsJson = False,
-    is_debug: IsDebug = False,
-) -> None:
-    """Read what a device offers, time reference kernels on it, and write a profile for it."""
-
-    def run(console: Console) -> dict[str, Any]:
-        from ovquant import probing
-
-        return probing.probe_target(output, device, console)
-
-    _run(run, is_json=is_json, is_debug=is_debug)
-
-
-@targets_app.command("schema")
-def schema() -> None:
-    """Print the JSON Schema of profiles, for editors."""
-    from ovquant.targets import json_schema
-
-    typer.echo(json_schema(), nl=False)
-
-
-def _run(
-    command: Callable[[Console], dict[str, Any]],
-    *,
-    is_json: bool,
-    is_quiet: bool = False,
-    is_verbose: bool = False,
-    is_debug: bool = False,
-) -> None:
-    """Run a command, print its JSON if asked for, and turn errors into one message and an exit code."""
-    from ovquant.console import Console
-    from ovquant.interrupts import terminate_like_interrupt
-    from ovquant.log import logging_to
-
-    terminate_like_interrupt()
-    console = Console(is_json=is_json, is_quiet=is_quiet)
-    try:
-        with logging_to(console.warn) if is_verbose else contextlib.nullcontext():
-            result = command(console)
-    except KeyboardInterrupt:
-        _fail(InterruptedSearchError("interrupted"), is_json)
-    except OvquantError as error:
-        _fail(error, is_json, is_debug)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
-    except Exception as error:
-        told = OvquantError(f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where)")
-        _fail(told, is_json, is_debug)
-    else:
-        if is_json:
-            typer.echo(json.dumps(result, indent=2))
-
-
-def _fail(error: OvquantError, is_json: bool, is_debug: bool = False) -> None:
-    if is_debug:
-        traceback.print_exc()
-    typer.echo(f"error: {printable(str(error))}", err=True)
-    if is_json:
-        typer.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-    raise typer.Exit(error.exit_code)
-
-
-def _job(model: str, options: dict[str, Any], max_drop: Sequence[str] = ()) -> Job:
-    """Return the job in a YAML file, or that of a model; options win."""
-    from ovquant.job import load_job
-
-    if model.endswith((".yaml", ".yml")):
-        return load_job(Path(model), options, max_drop)
-    return load_job(None, {**options, "model": model}, max_drop)
+    run_command(run, is_json=is_json, is_debug=is_debug)
 
 
 def main() -> None:
