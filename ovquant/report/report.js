@@ -40,8 +40,18 @@
   }
 
   const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendDataToCloud", "select2d", "lasso2d"] };
+  // Plotly takes a second to begin: words and tables come first.
+  function begin() {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  }
+  addEventListener("load", () => setTimeout(begin, 50));
+
   const drawn = new Set();
   function draw(place) {
+    begin();
     const chart = document.getElementById(`chart-${place}`);
     Plotly.react(chart, ...themed(place), settings);
     if (drawn.has(place)) return;
