@@ -61,6 +61,25 @@ class _Measured:
     device: str
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "evaluation": outcome_to_json(self.evaluation),
+            "limits": list(self.limits),
+            "judgement": self.judgement,
+            "device": self.device,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `ovquant.verification` compares with; the latency was not measured."""
+        return {
+            "split": self.evaluation.split,
+            "n_items": self.evaluation.n_items,
+            "metrics": {metric.name: metric.value for metric in self.evaluation.metrics},
+            "latency_ms": None,
+        }
+
 
 def quantize(
     model: Path, recipe_path: Path, data: str, directory: Path, console: Console, limits: Limits | None = None
@@ -94,6 +113,7 @@ def quantize(
         except Exception as error:
             raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
         path = Path(folder) / "model.xml"
+        runtime.note_deployment(quantized, recipe.device, recipe.compile_properties)
         runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
         hashes = export.model_sha256(model)
@@ -108,15 +128,18 @@ def quantize(
             "ignored_operations": list(ignored),
             "graph_digest": digest,
             "versions": versions(),
-            "measured": None if measured is None else _to_json(measured),
         }
+        if limits is not None and measured is not None:
+            manifest["metrics"] = [metric.model_dump(mode="json") for metric in limits.job.metrics]
+            manifest["measured"] = measured.summary()
+            manifest["replayed"] = measured.to_json()
         changes = {"made": now, "strategy": StrategySpec.model_validate(strategy.as_dict())}
-        export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
+        names = export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
     console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
     if ignored:
         console.result(f"Left in float: {', '.join(ignored)}")
     _tell(is_same, told, recipe.made, now, measured, console)
-    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
+    console.result(f"Wrote {directory}: {', '.join(names)}")
     if measured is not None and measured.judgement == "refuted":
         raise RefutedError(
             f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
@@ -128,7 +151,7 @@ def quantize(
         "is_identical_to_recipe": is_same,
         "differences": told,
         "left_in_float": list(now.left_in_float or ()),
-        "measured": manifest["measured"],
+        "measured": None if measured is None else measured.to_json(),
     }
 
 
@@ -163,16 +186,6 @@ _WORDS: dict[Judgement, str] = {
     "refuted": "broken: refuted",
     "no limit": "none",
 }
-
-
-def _to_json(measured: _Measured) -> dict[str, Any]:
-    return {
-        "evaluation": outcome_to_json(measured.evaluation),
-        "limits": list(measured.limits),
-        "judgement": measured.judgement,
-        "device": measured.device,
-        "notes": list(measured.notes),
-    }
 
 
 def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
