@@ -209,11 +209,11 @@ def quantize(
 
         if not metric and (holdout_data is not None or device is not None):
             raise UsageError("--holdout-data and --device are for measuring the result: give --metric, too")
-        checks = None
+        limits = None
         if metric or max_drop:
             options = {"data": {"path": data}, "metrics": [{"name": name} for name in metric or ()], "device": device}
-            checks = replay.Checks(job=job_of(str(model), options, max_drop or ()), data=holdout_data)
-        return replay.quantize(model, recipe, data, output, console, checks)
+            limits = replay.Limits(job=job_of(str(model), options, max_drop or ()), data=holdout_data)
+        return replay.quantize(model, recipe, data, output, console, limits)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 

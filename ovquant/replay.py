@@ -31,8 +31,8 @@ from ovquant.verdict import Judgement, judge
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checks:
-    """What a replayed model is measured by.
+class Limits:
+    """What a replayed model is held to.
 
     Attributes:
         job: its metrics with their limits, and the device that is used instead of the recipe's.
@@ -61,9 +61,28 @@ class _Measured:
     device: str
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "evaluation": outcome_to_json(self.evaluation),
+            "limits": list(self.limits),
+            "judgement": self.judgement,
+            "device": self.device,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `ovquant.verification` compares with; the latency was not measured."""
+        return {
+            "split": self.evaluation.split,
+            "n_items": self.evaluation.n_items,
+            "metrics": {metric.name: metric.value for metric in self.evaluation.metrics},
+            "latency_ms": None,
+        }
+
 
 def quantize(
-    model: Path, recipe_path: Path, data: str, directory: Path, console: Console, checks: Checks | None = None
+    model: Path, recipe_path: Path, data: str, directory: Path, console: Console, limits: Limits | None = None
 ) -> dict[str, Any]:
     """Replay a recipe on a model: the one that it was found on, trained again, or exported again.
 
@@ -73,7 +92,7 @@ def quantize(
         data: samples to calibrate on.
         directory: for the package.
         console: for people.
-        checks: what to measure; None measures nothing.
+        limits: what to measure; None measures nothing.
 
     Raises:
         RefutedError: the model breaks a limit for certain; it is written all the same.
@@ -88,12 +107,13 @@ def quantize(
     ignored = resolve(strategy.ignored_scope, operations)
     samples, items = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
-        gauge = None if checks is None else stack.enter_context(_opened(checks, recipe, model, data, items, Path(folder)))
+        gauge = None if limits is None else stack.enter_context(_opened(limits, recipe, model, data, items, Path(folder)))
         try:
             quantized = quantization.quantize(float_model, strategy, samples, operations)
         except Exception as error:
             raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
         path = Path(folder) / "model.xml"
+        runtime.note_deployment(quantized, recipe.device, recipe.compile_properties)
         runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
         hashes = export.model_sha256(model)
@@ -108,15 +128,18 @@ def quantize(
             "ignored_operations": list(ignored),
             "graph_digest": digest,
             "versions": versions(),
-            "measured": None if measured is None else _to_json(measured),
         }
+        if limits is not None and measured is not None:
+            manifest["metrics"] = [metric.model_dump(mode="json") for metric in limits.job.metrics]
+            manifest["measured"] = measured.summary()
+            manifest["replayed"] = measured.to_json()
         changes = {"made": now, "strategy": StrategySpec.model_validate(strategy.as_dict())}
-        export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
+        names = export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
     console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
     if ignored:
         console.result(f"Left in float: {', '.join(ignored)}")
     _tell(is_same, told, recipe.made, now, measured, console)
-    console.result(f"Wrote {directory}: model.xml, model.bin, recipe.yaml, manifest.json")
+    console.result(f"Wrote {directory}: {', '.join(names)}")
     if measured is not None and measured.judgement == "refuted":
         raise RefutedError(
             f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
@@ -128,7 +151,7 @@ def quantize(
         "is_identical_to_recipe": is_same,
         "differences": told,
         "left_in_float": list(now.left_in_float or ()),
-        "measured": manifest["measured"],
+        "measured": None if measured is None else measured.to_json(),
     }
 
 
@@ -163,16 +186,6 @@ _WORDS: dict[Judgement, str] = {
     "refuted": "broken: refuted",
     "no limit": "none",
 }
-
-
-def _to_json(measured: _Measured) -> dict[str, Any]:
-    return {
-        "evaluation": outcome_to_json(measured.evaluation),
-        "limits": list(measured.limits),
-        "judgement": measured.judgement,
-        "device": measured.device,
-        "notes": list(measured.notes),
-    }
 
 
 def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
@@ -237,7 +250,7 @@ class _Gauge:
 
 
 @contextlib.contextmanager
-def _opened(checks: Checks, recipe: Recipe, model: Path, data: str, items: Sequence[int], folder: Path) -> Iterator[_Gauge]:
+def _opened(limits: Limits, recipe: Recipe, model: Path, data: str, items: Sequence[int], folder: Path) -> Iterator[_Gauge]:
     """Open what a replayed model is measured with; faults are found before it is made.
 
     Raises:
@@ -245,38 +258,38 @@ def _opened(checks: Checks, recipe: Recipe, model: Path, data: str, items: Seque
     """
     properties = {key: value for key, value in recipe.compile_properties.items() if key != "INFERENCE_PRECISION_HINT"}
     target = Target(version=1, name="recipe", device=recipe.device, compile_properties=properties)
-    device = resolve_device(target, checks.job.device)
-    _require_apart(checks, recipe, model, data)
+    device = resolve_device(target, limits.job.device)
+    _require_apart(limits, recipe, model, data)
     bench = Workbench(
         BenchSpec(
             model=str(model),
             target=target,
             device=device.name,
-            data=recipe.calibration.data(checks.data or data),
+            data=recipe.calibration.data(limits.data or data),
             seed=0,
-            metrics=checks.job.metrics,
+            metrics=limits.job.metrics,
             output_kinds={},
             model_dir=str(folder / "bench"),
             is_divided=False,
-            left_out=tuple(items) if checks.data is None and not recipe.calibration.has_own_source else (),
+            left_out=tuple(items) if limits.data is None and not recipe.calibration.has_own_source else (),
         )
     )
     try:
         if len(bench.samples.items("validation")) < _LEAST_ITEMS:
             raise DataError(f"{data}: all items were calibrated on; name labelled samples of their own with --holdout-data")
         bench.reference("validation")
-        yield _Gauge(bench=bench, device=device, job=checks.job)
+        yield _Gauge(bench=bench, device=device, job=limits.job)
     finally:
         bench.close()
 
 
-def _require_apart(checks: Checks, recipe: Recipe, model: Path, data: str) -> None:
+def _require_apart(limits: Limits, recipe: Recipe, model: Path, data: str) -> None:
     """Check that what is measured on is not what the recipe calibrates on.
 
     Raises:
         UsageError: `--data` names what is for calibration alone.
     """
-    if checks.data is not None or not recipe.calibration.has_own_source:
+    if limits.data is not None or not recipe.calibration.has_own_source:
         return
     spec, inputs = recipe.calibration.data(data), runtime.input_infos(runtime.read_model(model))
     main, calibration = (open_source(spec.main, part, spec, inputs).identity for part in _PARTS)
