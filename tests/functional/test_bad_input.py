@@ -422,8 +422,7 @@ def test_export_of_a_trial_that_cannot_be(run: Run, searched: Path, number: int,
     assert not Path("d").exists()
 
 
-def test_export_needs_one_way_to_choose(run: Run, searched: Path) -> None:
-    run("export", searched, "-o", "d", code=USAGE)
+def test_export_takes_one_way_to_choose(run: Run, searched: Path) -> None:
     run("export", searched, "--trial", "1", "--pick", "knee", "-o", "d", code=USAGE)
 
 
