@@ -80,8 +80,9 @@ class Reader:
         )
 
     def _until_end(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-        ends = np.flatnonzero(classes == self._special) if self._decode == "argmax" and self._special is not None else ()
-        return classes[: ends[0]] if len(ends) else classes
+        is_ended = self._decode == "argmax" and self._special is not None
+        n_before = np.flatnonzero(classes == self._special) if is_ended else np.zeros(0, dtype=np.int64)
+        return classes[: int(n_before[0])] if n_before.size else classes
 
     def _symbols(self, classes: NDArray[np.int64]) -> Symbols:
         if self._alphabet is None:
