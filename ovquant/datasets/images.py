@@ -81,6 +81,17 @@ def require_files(paths: Sequence[Path], where: str) -> None:
         raise DataError(f"{where}: {len(missing)} of {len(paths)} files are missing, the first one is {missing[0]}")
 
 
+def only_input(inputs: Sequence[InputInfo], where: str) -> InputInfo:
+    """Return the input that images go to.
+
+    Raises:
+        DataError: the model has several.
+    """
+    if len(inputs) != 1:
+        raise DataError(f"{where}: images serve models with one input, this one has {len(inputs)}")
+    return inputs[0]
+
+
 class Images:
     """Images with a label each, or without."""
 
@@ -105,9 +116,7 @@ class Images:
             sizes: (width, height) that the images must have, where labels depend on it.
         """
         where = identity[0]
-        if len(inputs) != 1:
-            raise DataError(f"{where}: images serve models with one input, this one has {len(inputs)}")
-        self._info = inputs[0]
+        self._info = only_input(inputs, where)
         self._options = spec.preprocessing
         self._layout = model_layout(self._options, self._info, where)
         self._paths = list(paths)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ovquant.datasets.coco import coco_images
 from ovquant.datasets.conform import conform
-from ovquant.datasets.images import IMAGE_SUFFIXES, Images, images_in, masked_images
+from ovquant.datasets.images import IMAGE_SUFFIXES, Images, images_in, masked_images, only_input
 from ovquant.datasets.preprocess import image_to_array, model_layout, normalize
 from ovquant.datasets.saved import SavedDataset, is_saved_dataset
 from ovquant.datasets.table import table_images
@@ -94,6 +94,7 @@ class ImageFolder(Images):
 
     def __init__(self, path: Path, *, spec: DataSpec, inputs: Sequence[InputInfo]) -> None:
         """List the images; they are read when asked for."""
+        only_input(inputs, str(path))
         folders = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
         by_class = {folder.name: images_in(folder) for folder in folders}
         flat = images_in(path)
