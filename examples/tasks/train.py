@@ -107,7 +107,7 @@ class Encoder(nn.Module):
         """Create the layers."""
         super().__init__()
         self.n_heads = n_heads
-        self.embedding, self.places = nn.Embedding(18, width), nn.Parameter(0.1 * torch.randn(1, TOKENS, width))
+        self.embedding, self.places = nn.Embedding(18, width), nn.Parameter(torch.randn(1, TOKENS, width))
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -209,7 +209,7 @@ def train(name: str) -> None:
     torch.manual_seed(0)
     kind, loss_of, n_steps, shape, outputs = TASKS[name]
     digits, rng, net = split()[0], np.random.default_rng(0), kind()
-    rate = 2e-3 if name == "encoder" else 5e-3
+    rate = 4e-3 if name == "encoder" else 5e-3
     optimizer = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=n_steps)
     for step in range(n_steps):

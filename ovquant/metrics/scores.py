@@ -102,7 +102,7 @@ def _class_labels(labels: Sequence[Any], n_classes: int, metric: str) -> NDArray
     """
     array = _label_array(labels, metric)
     if array.dtype.kind not in "iub" or array.ndim != 1:
-        hint = "; say in data.class_names which class a text stands for" if array.dtype.kind == "U" else ""
+        hint = "; texts of a CSV become class numbers by data.class_names" if array.dtype.kind == "U" else ""
         raise DataError(
             f"metric {metric!r}: labels must be class indices (integers), found {str(labels[0])[:60]!r} of {array.dtype}{hint}"
         )
