@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ovquant.datasets.images import Images, inside, require_files
+from ovquant.datasets.images import Images, inside, require_files, require_once
 from ovquant.datasets.preprocess import Placement, placement
 from ovquant.errors import DataError, did_you_mean, first_line
 from ovquant.job import DataSpec
@@ -39,6 +39,7 @@ def coco_images(path: Path, folder: Path, *, spec: DataSpec, inputs: Sequence[In
     images = sorted(content["images"], key=lambda image: str(image["file_name"]))
     paths = [inside(folder, image["file_name"], f"{path}: images") for image in images]
     require_files(paths, str(path))
+    require_once(paths, str(path))
     places, names = _categories(content["categories"], spec.class_names, path)
     by_image = _by_image(content["annotations"], images, places, path)
     if not any(by_image.values()):

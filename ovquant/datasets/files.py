@@ -18,7 +18,7 @@ def files_of(source: Source) -> dict[str, Path]:
     """
     entry = split_entry(source.path)
     path = Path(source.path) if entry is None else entry[0]
-    if source.annotations is not None or path.suffix in {".csv", ".json"}:
+    if source.annotations is not None or path.suffix.lower() in {".csv", ".json"}:
         listing = path if source.annotations is None else Path(source.annotations)
         folder = path.parent if source.annotations is None else path
         return {"": listing, **{name: folder / name for name in _listed(listing)}}
@@ -37,7 +37,7 @@ def _counts(file: Path, *, is_saved: bool) -> bool:
 
 
 def _listed(path: Path) -> list[str]:
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return sorted(image["file_name"] for image in read_coco(path)["images"])
     columns = read_table(path)
     return sorted({name for column in file_columns(columns) for name in columns[column]})

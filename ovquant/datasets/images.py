@@ -81,6 +81,19 @@ def require_files(paths: Sequence[Path], where: str) -> None:
         raise DataError(f"{where}: {len(missing)} of {len(paths)} files are missing, the first one is {missing[0]}")
 
 
+def require_once(paths: Sequence[Path], where: str) -> None:
+    """Check that no image is listed twice, which could then serve calibration and validation at once.
+
+    Raises:
+        DataError: one is.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise DataError(f"{where}: lists {path} twice; name each image once")
+        seen.add(path.resolve())
+
+
 def only_input(inputs: Sequence[InputInfo], where: str) -> InputInfo:
     """Return the input that images go to.
 

@@ -60,7 +60,7 @@ def open_source(source: Source, part: Part, spec: DataSpec, inputs: Sequence[Inp
         raise DataError(f"{path}: no such file or directory; data is: {_KINDS}")
     if path.suffix == ".npz":
         return ArrayFile(path, source=source, part=part, spec=spec, inputs=inputs)
-    if path.suffix in _LISTS:
+    if path.suffix.lower() in _LISTS:
         return _open_list(path, path.parent, source, spec, inputs)
     raise DataError(f"{path}: not a kind of data that is known here; accepted: {_KINDS}")
 
@@ -77,14 +77,14 @@ def _open_annotated(path: Path, source: Source, spec: DataSpec, inputs: Sequence
             raise DataError(f"{path}: give annotations or masks, not both; a CSV file may have a column of masks")
         return masked_images(path, Path(source.masks), spec=spec, inputs=inputs)
     listing = Path(source.annotations or "")
-    if not listing.is_file() or listing.suffix not in _LISTS:
+    if not listing.is_file() or listing.suffix.lower() not in _LISTS:
         what = "not a .json (COCO) or .csv file" if listing.exists() else "no such file"
         raise DataError(f"{listing}: {what} (data.annotations)")
     return _open_list(listing, path, source, spec, inputs)
 
 
 def _open_list(path: Path, folder: Path, source: Source, spec: DataSpec, inputs: Sequence[InputInfo]) -> Dataset:
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return coco_images(path, folder, spec=spec, inputs=inputs)
     return table_images(path, folder, source=source, spec=spec, inputs=inputs)
 

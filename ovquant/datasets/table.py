@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovquant.datasets.images import Images, Lazily, inside, read_mask, require_files
+from ovquant.datasets.images import Images, Lazily, inside, read_mask, require_files, require_once
 from ovquant.errors import DataError, did_you_mean, first_line
 from ovquant.job import DataSpec, Source
 from ovquant.runtime import InputInfo
@@ -31,6 +31,7 @@ def table_images(path: Path, folder: Path, *, source: Source, spec: DataSpec, in
     for paths in files.values():
         require_files(paths, str(path))
     images = files[IMAGE]
+    require_once(images, str(path))
     wanted = source.labels or _found_labels(table, path)
     labels: Sequence[Any] | None = None
     if wanted is not None:

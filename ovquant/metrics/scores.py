@@ -61,7 +61,8 @@ def _build_score(spec: MetricSpec, output: str) -> Metric:
     names = ["accuracy", "top5", *TASK_METRICS, *get_scorer_names(), *installed]
     raise ConfigError(
         f"metric {spec.name!r}: unknown{did_you_mean(spec.name, names)}; accepted: accuracy, topK (top5), "
-        f"{', '.join(TASK_METRICS)}, a scikit-learn scorer (f1_macro, r2 ...), {''.join(f'{name}, ' for name in installed)}or file.py:function"
+        f"{', '.join(TASK_METRICS)}, "
+        f"a scikit-learn scorer (f1_macro, r2 ...), {''.join(f'{name}, ' for name in installed)}or file.py:function"
     )
 
 

@@ -139,6 +139,7 @@ def change(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("images", 0, "id", to=3), "images: an id is given twice"),
         (change("images", to=[]), "images is empty"),
         (change("categories", to={}), "no COCO JSON: it must hold the lists"),
+        (change("images", 0, "file_name", to="a.png"), r"lists .*a\.png twice"),
         (change("images", 0, "file_name", to="c.png"), r"1 of 2 files are missing, the first one is .*c\.png"),
         (change("images", 0, "file_name", to="../boxes.json"), r"'\.\./boxes\.json' leads out of .*images; files are relative"),
         (change("images", 0, "file_name", to="/etc/passwd"), "'/etc/passwd' leads out of"),

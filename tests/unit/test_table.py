@@ -70,6 +70,12 @@ def test_names_of_classes_become_their_places(folder):
         read(folder, rows("image,label", "cat", "dgo", "cat"), class_names=("dog", "cat"))
 
 
+def test_suffix_may_be_in_capitals(folder):
+    (folder / "TABLE.CSV").write_text(rows("image,label", "1", "2", "3"))
+    assert len(read(folder, path=str(folder / "TABLE.CSV"))) == 3
+    assert "images/0.png" in files_of(DataSpec(path=str(folder / "TABLE.CSV")).main)
+
+
 def test_table_without_labels(folder):
     assert read(folder, "image\nimages/0.png\nimages/2.png\n").labels is None
 
@@ -113,6 +119,7 @@ def test_byte_order_mark_and_spaces_are_ignored(folder):
         ("image,label\nimages/0.png\n", "row 2: needs 2 cells"),
         ("image,label\nimages/0.png,\n", "row 2: needs 2 cells, none of them empty"),
         ("image,label\nimages/9.png,1\nimages/0.png,2\n", r"1 of 2 files are missing, the first one is .*9\.png"),
+        ("image,label\nimages/0.png,1\nimages/../images/0.png,2\n", r"lists .*0\.png twice"),
         ("image,label\n../0.png,1\n", r"'\.\./0\.png' leads out of .*data: \{path: FOLDER, annotations: FILE\}"),
         ("image,label\n/etc/passwd,1\n", "'/etc/passwd' leads out of"),
         ("image,mask\nimages/0.png,../masks/0.png\n", r"mask: '\.\./masks/0\.png' leads out of"),
