@@ -143,7 +143,9 @@ def evaluate(models: Sequence[str | Path], **options: Any) -> EvaluationResult:
     return EvaluationResult(rows=_ROWS.validate_python(found["rows"]), device=found["device"], notes=tuple(found["notes"]))
 
 
-def quantize(model: str | Path, *, recipe: str | Path, data: str, output: str | Path) -> QuantizedModel:
+def quantize(
+    model: str | Path, *, recipe: str | Path, data: str, output: str | Path, annotations: str | None = None
+) -> QuantizedModel:
     """Replay a recipe on a model, as ``ovquant quantize`` does.
 
     Args:
@@ -151,11 +153,12 @@ def quantize(model: str | Path, *, recipe: str | Path, data: str, output: str | 
         recipe: ``recipe.yaml`` of an exported model.
         data: samples to calibrate on.
         output: new directory.
+        annotations: file that lists the items of the folder `data`, where it did so for the search.
 
     Raises:
         OvquantError: as the command.
     """
-    found = replay.quantize(Path(model), Path(recipe), data, Path(output), _Told(None))
+    found = replay.quantize(Path(model), Path(recipe), data, Path(output), _Told(None), annotations=annotations)
     return QuantizedModel(model=Path(output) / "model.xml", is_identical_to_recipe=found["is_identical_to_recipe"])
 
 

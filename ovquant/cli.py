@@ -10,6 +10,7 @@ import typer
 from ovquant.cli_targets import targets_app
 from ovquant.errors import UsageError
 from ovquant.options import (
+    Annotations,
     Budget,
     CalibrationData,
     CalibrationItems,
@@ -24,6 +25,7 @@ from ovquant.options import (
     IsQuiet,
     IsVerbose,
     Layout,
+    Masks,
     MaxDrop,
     MaxItems,
     Mean,
@@ -58,6 +60,8 @@ app.add_typer(targets_app, name="targets")
 def search(
     model: Annotated[str, typer.Argument(help="Model (ONNX, OpenVINO IR ...), or a job file (YAML).")],
     data: Data = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     target: TargetName = None,
     metric: Metrics = None,
     max_drop: MaxDrop = None,
@@ -106,6 +110,8 @@ def search(
             scale,
             layout,
             channels,
+            annotations=annotations,
+            masks=masks,
         ),
         "target": target,
         "metrics": None,
@@ -191,8 +197,9 @@ def resume(
 def quantize(
     model: Annotated[Path, typer.Argument(help="Float model.")],
     recipe: Annotated[Path, typer.Option(help="recipe.yaml of an exported model.")],
-    data: Annotated[str, typer.Option(help="Samples to calibrate on: image folder, .npz file, or file.py:function.")],
+    data: Annotated[str, typer.Option(help="Samples to calibrate on, as for search.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="New directory for the quantized model.")],
+    annotations: Annotations = None,
     metric: Metrics = None,
     max_drop: MaxDrop = None,
     holdout_data: Annotated[
@@ -212,8 +219,8 @@ def quantize(
         limits = None
         if metric or max_drop:
             options = {"data": {"path": data}, "metrics": [{"name": name} for name in metric or ()], "device": device}
-            limits = replay.Limits(job=job_of(str(model), options, max_drop or ()), data=holdout_data)
-        return replay.quantize(model, recipe, data, output, console, limits)
+            limits = replay.Limits(job=job_of(str(model), options, max_drop or ()), data=holdout_data, annotations=annotations)
+        return replay.quantize(model, recipe, data, output, console, limits, annotations)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 
@@ -222,6 +229,8 @@ def quantize(
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Models to compare; the first one is the float model.")],
     data: Data = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     target: TargetName = None,
     metric: Metrics = None,
     max_items: MaxItems = None,
@@ -246,7 +255,21 @@ def evaluate(
 
         options = {
             "model": str(models[0]),
-            "data": data_options(data, None, None, None, max_items, resize, crop, mean, scale, layout, channels),
+            "data": data_options(
+                data,
+                None,
+                None,
+                None,
+                max_items,
+                resize,
+                crop,
+                mean,
+                scale,
+                layout,
+                channels,
+                annotations=annotations,
+                masks=masks,
+            ),
             "target": target,
             "metrics": [{"name": name} for name in metric] if metric else None,
             "device": device,

@@ -46,7 +46,7 @@ from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.structure import structure_key
 from ovquant.targets import MeasurementPlan
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
-from ovquant.validation import Columns, Reference, Validator
+from ovquant.validation import Columns, Reference, Validator, column_of
 
 # Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
 # would break a limit, it is not run.
@@ -101,9 +101,10 @@ class Workbench:
         self._divergences: dict[str, NDArray[np.float64]] = {}
         splits: tuple[Split, ...] = ("validation", "holdout")
         for split in splits:
-            if self.metrics and self.samples.items(split) and self.samples.labels(split) is None:
+            needy = next((metric for metric in self.metrics if metric.truth == "labels"), None)
+            if needy is not None and self.samples.items(split) and self.samples.labels(split) is None:
                 raise DataError(
-                    f"{spec.data.path}: metric {spec.metrics[0].name!r} needs labels, and the {split} items have none; "
+                    f"{spec.data.path}: metric {needy.name!r} needs labels, and the {split} items have none; "
                     "name them, or leave the metric out to search by divergence alone"
                 )
 
@@ -131,7 +132,8 @@ class Workbench:
             classified = {
                 spec.output or self.output_names[0]
                 for spec, metric in zip(self.spec.metrics, self.metrics, strict=True)
-                if isinstance(metric, TopK) or (isinstance(metric, SklearnScorer) and metric.is_classification(labels))
+                if isinstance(metric, TopK)
+                or (isinstance(metric, SklearnScorer) and metric.is_classification(column_of(labels, metric)))
             }
             self._kinds = {
                 name: self.spec.output_kinds.get(name) or divergence.guess_kind(outputs[name], name in classified)

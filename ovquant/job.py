@@ -76,24 +76,38 @@ DropLimit = Annotated[Drop, BeforeValidator(_parse_drop), PlainSerializer(_write
 
 
 class MetricSpec(FileModel):
-    """One metric and its limit.
+    """One metric and its limit. Which metric takes which option is checked when the metric is made.
 
     Attributes:
-        name: ``accuracy``, ``top5``, a scikit-learn scorer, or a Python entry ``file.py:function``.
+        name: ``accuracy``, ``top5``, ``map``, ``miou`` ..., a scikit-learn scorer, or a Python entry ``file.py:function``.
         max_drop: absolute (``0.01``) or relative to the reference (``1%``); None only reports the metric.
         output: the model output it reads; None is the first one.
+        labels: which labels it compares with, where the data has several.
         direction: for Python entries only; others know their own.
+        decode: from the outputs of one item to what the metric compares: ``ctc``, ``argmax``, or a Python entry.
+        blank: class that means "no symbol" in ``ctc``.
+        end: class that ends a sequence in ``argmax``.
+        alphabet: the symbols that the other classes stand for, in their order.
+        ignore_index: label of pixels that do not count.
+        num_classes: number of classes, where the output does not tell.
     """
 
     name: Annotated[str, Field(min_length=1)]
     max_drop: DropLimit | None = Drop(amount=0.01, is_relative=True)
     output: str | None = None
+    labels: str | None = None
     direction: Literal["maximize", "minimize"] = "maximize"
+    decode: str | None = None
+    blank: Annotated[int, Field(ge=0, strict=True)] | None = None
+    end: Annotated[int, Field(ge=0, strict=True)] | None = None
+    alphabet: Annotated[str, Field(min_length=1)] | None = None
+    ignore_index: Annotated[int, Field(strict=True)] | None = None
+    num_classes: Annotated[int, Field(ge=2, le=65_536, strict=True)] | None = None
 
     @property
     def label(self) -> str:
-        """What results call it: its name, and the output where one is given."""
-        return self.name if self.output is None else f"{self.name}@{self.output}"
+        """What results call it: its name, and output and labels where they are given."""
+        return "@".join([self.name, *filter(None, [self.output, self.labels])])
 
 
 def _as_metrics(value: Any) -> Any:
@@ -139,18 +153,26 @@ class Preprocessing(FileModel):
         return self
 
 
+Labels = str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+
+
 class Source(FileModel):
     """Where samples come from.
 
     Attributes:
-        path: image folder, ``.npz`` file, or Python entry ``file.py:function``.
-        inputs: for ``.npz``: model input name -> array name; None finds them by name.
-        labels: for ``.npz``: array name of the labels; None finds it by name.
+        path: image folder, CSV file, COCO JSON file, ``.npz`` file, saved Hugging Face data set, or Python entry
+            ``file.py:function``.
+        inputs: for arrays and data sets: model input name -> array or column; None finds them by name.
+        labels: for arrays and tables: array or column of the labels, or several of them; None finds it by name.
+        annotations: for an image folder: COCO JSON or CSV file that lists images of it.
+        masks: for an image folder: folder with a PNG of class numbers for each image.
     """
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     inputs: dict[str, str] | None = None
-    labels: str | None = None
+    labels: Labels = None
+    annotations: str | None = None
+    masks: str | None = None
 
 
 def _as_source(value: Any) -> Any:
@@ -161,20 +183,23 @@ class DataSpec(FileModel):
     """The samples and how they are divided.
 
     Attributes:
-        path, inputs, labels: the main source: validation, and whatever has no source of its own.
+        path, inputs, labels, annotations, masks: the main source: validation, and whatever has no source of its own.
         calibration: a source of its own for calibration items (labels are not needed).
         holdout: a source of its own for holdout items.
         calibration_items: how many items to calibrate with at most; None takes 300, and at most a third of a source
             that also has to serve validation.
         max_items: use at most this many items for validation and holdout together (seeded choice).
         preprocessing: for images and image arrays (uint8 [N, H, W, C]).
-        class_names: names of the class folders in the order of the model's outputs; None sorts them.
+        class_names: names of class folders, categories or text labels in the order of the model's outputs; None sorts folders by
+            name and categories by id.
         arguments: keyword arguments of a Python entry.
     """
 
     path: Annotated[str, Field(min_length=1)]
     inputs: dict[str, str] | None = None
-    labels: str | None = None
+    labels: Labels = None
+    annotations: str | None = None
+    masks: str | None = None
     calibration: Annotated[Source, BeforeValidator(_as_source)] | None = None
     holdout: Annotated[Source, BeforeValidator(_as_source)] | None = None
     calibration_items: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -186,7 +211,7 @@ class DataSpec(FileModel):
     @property
     def main(self) -> Source:
         """The main source."""
-        return Source(path=self.path, inputs=self.inputs, labels=self.labels)
+        return Source(path=self.path, inputs=self.inputs, labels=self.labels, annotations=self.annotations, masks=self.masks)
 
 
 class Objective(FileModel):
@@ -273,6 +298,7 @@ class Job(FileModel):
 
 DEFAULT_MAX_TRIALS = 40
 _PATH_KEYS = ("model", "output")
+_SOURCE_PATHS = ("path", "annotations", "masks")
 
 
 def load_job(path: Path | None, options: Mapping[str, Any], max_drops: Sequence[str] = ()) -> Job:
@@ -351,14 +377,15 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _anchor_source(source: Any, folder: Path) -> Any:
     if isinstance(source, str):
         return {"path": _absolute(source, folder)}
-    if isinstance(source, dict) and isinstance(source.get("path"), str):
-        return {**source, "path": _absolute(source["path"], folder)}
+    if isinstance(source, dict):
+        return {**source, **{key: _absolute(source[key], folder) for key in _SOURCE_PATHS if isinstance(source.get(key), str)}}
     return source
 
 
 def _anchor_metric(metric: Any, folder: Path) -> Any:
-    if isinstance(metric, dict) and isinstance(metric.get("name"), str) and split_entry(metric["name"]):
-        return {**metric, "name": _absolute(metric["name"], folder)}
+    if isinstance(metric, dict):
+        entries = [key for key in ("name", "decode") if isinstance(metric.get(key), str) and split_entry(metric[key])]
+        return {**metric, **{key: _absolute(metric[key], folder) for key in entries}}
     return metric
 
 

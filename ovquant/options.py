@@ -46,7 +46,12 @@ class ReportFormat(StrEnum):
     JSON = "json"
 
 
-Data = Annotated[str | None, typer.Option("--data", help="Image folder, .npz file, or file.py:function.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Image folder, .csv, COCO .json or .npz file, saved Hugging Face data set, or file.py:function."),
+]
+Annotations = Annotated[str | None, typer.Option(help="COCO .json or .csv file that lists images of the folder --data.")]
+Masks = Annotated[str | None, typer.Option(help="Folder with a .png of class numbers for each image of the folder --data.")]
 CalibrationData = Annotated[str | None, typer.Option(help="Samples of their own for calibration.")]
 HoldoutData = Annotated[str | None, typer.Option(help="Samples of their own for the holdout.")]
 CalibrationItems = Annotated[int | None, typer.Option(help="Calibration items to set aside. [default: 300, at most a third]")]
@@ -61,7 +66,9 @@ TargetName = Annotated[str | None, typer.Option("--target", help="Shipped profil
 DeviceName = Annotated[str | None, typer.Option("--device", help="Measure on this device instead of the target's: a dry run.")]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="accuracy, top5, a scikit-learn scorer, or file.py:function. Repeatable."),
+    typer.Option(
+        "--metric", help="accuracy, top5, miou, spearman, cosine ..., a scikit-learn scorer, or file.py:function. Repeatable."
+    ),
 ]
 Budget = Annotated[str | None, typer.Option(help="Wall time of the search: 90s, 10m, 1h30m.")]
 MemoryLimit = Annotated[
@@ -98,10 +105,15 @@ def data_options(
     scale: str | None,
     layout: str | None,
     channels: str | None,
+    *,
+    annotations: str | None = None,
+    masks: str | None = None,
 ) -> dict[str, Any]:
     """Return the data section of a job from options."""
     return {
         "path": path,
+        "annotations": annotations,
+        "masks": masks,
         "calibration": calibration,
         "holdout": holdout,
         "calibration_items": calibration_items,

@@ -62,10 +62,19 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """A score over items."""
+    """A score over items.
+
+    Attributes:
+        name: what results call it.
+        direction: which values are better.
+        truth: what it takes for `labels`: those of the data, or the reference's outputs of each item (output name -> array).
+        column: which labels, where the data has several; None where it has one.
+    """
 
     name: str
     direction: Literal["maximize", "minimize"]
+    truth: Literal["labels", "reference"]
+    column: str | None
 
     def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> NDArray[np.float64] | None:
         """Return scores, shape [N], whose mean is the value; None where the metric is no mean over items."""

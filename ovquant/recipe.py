@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -64,6 +65,7 @@ class CalibrationSpec(FileModel):
         inputs: likewise.
         class_names: likewise.
         arguments: likewise.
+        annotations: name of the file that lists the items, where they are those of a folder with such a file.
     """
 
     has_own_source: bool
@@ -72,16 +74,18 @@ class CalibrationSpec(FileModel):
     inputs: dict[str, str] | None = None
     class_names: tuple[str, ...] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    annotations: str | None = None
 
     @property
     def part(self) -> Part:
         """What the source is to be opened as."""
         return "calibration" if self.has_own_source else "main"
 
-    def data(self, path: str) -> DataSpec:
-        """Return the data section of the source at `path`."""
+    def data(self, path: str, annotations: str | None = None) -> DataSpec:
+        """Return the data section of the source at `path`, and of a file that lists its items."""
         return DataSpec(
             path=path,
+            annotations=annotations,
             inputs=self.inputs,
             preprocessing=self.preprocessing,
             class_names=self.class_names,
@@ -217,6 +221,7 @@ def recipe_from(
     """
     used = calibration[: strategy.subset_size]
     own = data.calibration
+    listing = data.annotations if own is None else own.annotations
     is_precision_known = target.genes.inference_precision is not None or not notes
     precision = {"INFERENCE_PRECISION_HINT": strategy.inference_precision} if is_precision_known else {}
     return Recipe(
@@ -231,6 +236,7 @@ def recipe_from(
             inputs=own.inputs if own is not None else data.inputs,
             class_names=data.class_names,
             arguments=data.arguments,
+            annotations=None if listing is None else Path(listing).name,
         ),
         made=made,
         notes=tuple(notes),

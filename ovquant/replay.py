@@ -37,10 +37,12 @@ class Limits:
     Attributes:
         job: its metrics with their limits, and the device that is used instead of the recipe's.
         data: labelled samples; None are those of the calibration source that were not calibrated on.
+        annotations: file that lists the items of the calibration source.
     """
 
     job: Job
     data: str | None
+    annotations: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,13 @@ class _Measured:
 
 
 def quantize(
-    model: Path, recipe_path: Path, data: str, directory: Path, console: Console, limits: Limits | None = None
+    model: Path,
+    recipe_path: Path,
+    data: str,
+    directory: Path,
+    console: Console,
+    limits: Limits | None = None,
+    annotations: str | None = None,
 ) -> dict[str, Any]:
     """Replay a recipe on a model: the one that it was found on, trained again, or exported again.
 
@@ -93,6 +101,7 @@ def quantize(
         directory: for the package.
         console: for people.
         limits: what to measure; None measures nothing.
+        annotations: file that lists the items of `data`, where it did so for the search.
 
     Raises:
         RefutedError: the model breaks a limit for certain; it is written all the same.
@@ -105,7 +114,7 @@ def quantize(
     operations = runtime.operations(float_model)
     strategy = _fitted(recipe, operations, f"{recipe_path}: strategy.ignored_scope", model, console)
     ignored = resolve(strategy.ignored_scope, operations)
-    samples, items = _calibration_samples(recipe.calibration, data, runtime.input_infos(float_model), console)
+    samples, items = _calibration_samples(recipe.calibration, data, annotations, runtime.input_infos(float_model), console)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
         gauge = None if limits is None else stack.enter_context(_opened(limits, recipe, model, data, items, Path(folder)))
         try:
@@ -208,10 +217,16 @@ def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: 
 
 
 def _calibration_samples(
-    calibration: CalibrationSpec, data: str, inputs: Sequence[runtime.InputInfo], console: Console
+    calibration: CalibrationSpec, data: str, annotations: str | None, inputs: Sequence[runtime.InputInfo], console: Console
 ) -> tuple[list[Sample], Sequence[int]]:
-    """Return the items that a recipe calibrates on, and their indices; of other, smaller data the first ones."""
-    spec = calibration.data(data)
+    """Return the items that a recipe calibrates on, and their indices; of other, smaller data the first ones.
+
+    Raises:
+        UsageError: the items are those that a file lists, and it is not given.
+    """
+    if annotations is None and calibration.annotations is not None:
+        raise UsageError(f"the recipe's items are those that {calibration.annotations} lists; name it by --annotations")
+    spec = calibration.data(data, annotations)
     source = open_source(spec.main, calibration.part, spec, inputs)
     items: Sequence[int] = calibration.items
     if max(items) >= len(source):
@@ -265,7 +280,7 @@ def _opened(limits: Limits, recipe: Recipe, model: Path, data: str, items: Seque
             model=str(model),
             target=target,
             device=device.name,
-            data=recipe.calibration.data(limits.data or data),
+            data=recipe.calibration.data(limits.data or data, limits.annotations if limits.data is None else None),
             seed=0,
             metrics=limits.job.metrics,
             output_kinds={},
@@ -291,7 +306,7 @@ def _require_apart(limits: Limits, recipe: Recipe, model: Path, data: str) -> No
     """
     if limits.data is not None or not recipe.calibration.has_own_source:
         return
-    spec, inputs = recipe.calibration.data(data), runtime.input_infos(runtime.read_model(model))
+    spec, inputs = recipe.calibration.data(data, limits.annotations), runtime.input_infos(runtime.read_model(model))
     main, calibration = (open_source(spec.main, part, spec, inputs).identity for part in _PARTS)
     if main == calibration:
         raise UsageError(f"{data}: is what the recipe calibrates on; name labelled samples of their own with --holdout-data")

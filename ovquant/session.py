@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ovquant.environment import describe_host, versions
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.export import model_sha256
 from ovquant.inspection import Inspection
-from ovquant.job import Job, with_absolute_paths
+from ovquant.job import Job, MetricSpec, split_entry, with_absolute_paths
 from ovquant.loop import Plan
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
@@ -25,6 +27,9 @@ from ovquant.strategy import Strategy
 from ovquant.study import Study
 from ovquant.targets import Target, load_target
 from ovquant.tasks import Bench, BenchSpec
+
+# Where data lies, which does not matter as long as its contents are the same.
+_PLACES = {"path", "calibration", "holdout", "annotations", "masks"}
 
 STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"
@@ -102,11 +107,12 @@ class Session:
         content: dict[str, Any] = {
             "model": model_sha256(Path(job.model)),
             "data": data_fingerprint(job.data),
-            "data options": job.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
+            "data options": job.data.model_dump(mode="json", exclude=_PLACES),
             "target": self.target.model_dump(mode="json"),
             "device": self.device.name,
             "search space": self.space.digest,
             "metrics": [metric.model_dump(mode="json") for metric in job.metrics],
+            "code of metrics": _code_of(job.metrics),
             "max_divergence": job.max_divergence,
             "output_kinds": dict(job.output_kinds),
             "objective": job.objective.model_dump(mode="json"),
@@ -228,12 +234,18 @@ def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
     return device, workbench
 
 
+def _code_of(metrics: Sequence[MetricSpec]) -> dict[str, str]:
+    """Return file -> SHA-256 of the Python files that metrics name."""
+    entries = [split_entry(text) for metric in metrics for text in (metric.name, metric.decode or "")]
+    return {str(entry[0]): hashlib.sha256(entry[0].read_bytes()).hexdigest() for entry in entries if entry is not None}
+
+
 def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
     """Return what an inspection depends on."""
     return {
         "model": model_sha256(Path(bench.model)),
         "data": data_fingerprint(bench.data),
-        "data options": bench.data.model_dump(mode="json", exclude={"path", "calibration", "holdout"}),
+        "data options": bench.data.model_dump(mode="json", exclude=_PLACES),
         "output_kinds": dict(opened.output_kinds),
         "seed": bench.seed,
         "target": bench.target.model_dump(mode="json"),

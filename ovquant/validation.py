@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from ovquant import racing
 from ovquant.datasets.splits import Item, Samples
-from ovquant.errors import DataError, ModelError
+from ovquant.errors import DataError, ModelError, did_you_mean
 from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
 from ovquant.metrics import divergence, intervals
+from ovquant.metrics.summarized import Summarized
 from ovquant.protocols import Array, Metric
 from ovquant.racing import Constraint, Stop
 from ovquant.records import Interval, MetricResult, Split
@@ -94,7 +95,7 @@ class Validator:
         if outputs is None:
             outputs = self._empty()
             self._keep(self._run(compiled, self._samples.items(split), outputs, what), outputs, split, made_of)
-        values, items = self.score(outputs, split)
+        values, items = self.score(outputs, outputs, split)
         return Reference(outputs=outputs, values=values, items=items)
 
     def _keep(self, runs: Iterator[None], outputs: Columns, split: Split, made_of: str) -> None:
@@ -173,23 +174,24 @@ class Validator:
             theirs = {name: column[n_before:look] for name, column in reference.outputs.items()}
             divergences = np.concatenate([divergences, divergence.per_item(theirs, block, kinds, powers)])
             if look < len(items):
-                stop = racing.judge(len(items), self._values(constraints, outputs, divergences, split), constraints)
+                values = self._values(constraints, outputs, reference.outputs, divergences, split)
+                stop = racing.judge(len(items), values, constraints)
             if stop is not None:
                 break
         runs.close()
         return Validation(outputs=outputs, divergences=divergences, stop=stop)
 
     def _values(
-        self, constraints: Sequence[Constraint], outputs: Columns, divergences: Floats, split: Split
+        self, constraints: Sequence[Constraint], outputs: Columns, theirs: Columns, divergences: Floats, split: Split
     ) -> dict[str, Floats]:
         """Return the values per item that constraints are about."""
         values = {}
         for constraint in constraints:
             if constraint.kind == "drop":
-                labels = (self._samples.labels(split) or [])[: len(divergences)]
-                scores = self._metrics[int(constraint.name)].per_item(outputs, labels)
+                metric = self._metrics[int(constraint.name)]
+                scores = metric.per_item(outputs, self._truths(metric, theirs, split, len(divergences)))
                 if scores is None:
-                    raise DataError(f"metric {self._metrics[int(constraint.name)].name!r} gave scores per item before, now none")
+                    raise DataError(f"metric {metric.name!r} gave scores per item before, now none")
                 values[constraint.name] = scores
             else:
                 values[constraint.name] = divergences
@@ -239,16 +241,28 @@ class Validator:
                 outputs[name].append(array)
             yield
 
-    def score(self, outputs: Columns, split: Split) -> tuple[tuple[float, ...], tuple[Floats | None, ...]]:
-        """Return the value of each metric on the first items and, where it is a mean over items, the score of each."""
+    def score(self, outputs: Columns, theirs: Columns, split: Split) -> tuple[tuple[float, ...], tuple[Floats | None, ...]]:
+        """Return the value of each metric on the first items and, where it is a mean over items, the score of each.
+
+        Args:
+            outputs: of the first items of the split.
+            theirs: of the reference, of at least as many.
+            split: the items.
+        """
         n_items = len(next(iter(outputs.values())))
-        labels = (self._samples.labels(split) or [])[:n_items]
-        items = tuple(metric.per_item(outputs, labels) for metric in self._metrics)
+        truths = [self._truths(metric, theirs, split, n_items) for metric in self._metrics]
+        items = tuple(metric.per_item(outputs, truth) for metric, truth in zip(self._metrics, truths, strict=True))
         values = tuple(
-            metric.value(outputs, labels) if scores is None else float(scores.mean())
-            for metric, scores in zip(self._metrics, items, strict=True)
+            metric.value(outputs, truth) if scores is None else float(scores.mean())
+            for metric, truth, scores in zip(self._metrics, truths, items, strict=True)
         )
         return values, items
+
+    def _truths(self, metric: Metric, theirs: Columns, split: Split, n_items: int) -> Sequence[Any]:
+        """Return what a metric compares the outputs of the first items with."""
+        if metric.truth == "reference":
+            return [{name: column[index] for name, column in theirs.items()} for index in range(n_items)]
+        return column_of((self._samples.labels(split) or [])[:n_items], metric)
 
     def results(self, outputs: Columns, reference: Reference, split: Split, *, has_intervals: bool) -> tuple[MetricResult, ...]:
         """Return the metrics of a model beside the reference's on the same items.
@@ -261,9 +275,9 @@ class Validator:
         """
         n_items = len(next(iter(outputs.values())))
         is_whole = n_items == len(self._samples.items(split))
-        values, items = self.score(outputs, split)
         firsts = {name: column[:n_items] for name, column in reference.outputs.items()}
-        reference_values = reference.values if is_whole else self.score(firsts, split)[0]
+        values, items = self.score(outputs, firsts, split)
+        reference_values = reference.values if is_whole else self.score(firsts, firsts, split)[0]
         found = []
         for index, metric in enumerate(self._metrics):
             sign = 1.0 if metric.direction == "maximize" else -1.0
@@ -288,17 +302,44 @@ class Validator:
         return tuple(found)
 
     def _resampled_drop(self, metric: Metric, sign: float, outputs: Columns, theirs: Columns, split: Split) -> Interval | None:
-        labels = self._samples.labels(split) or []
+        n_items = len(next(iter(outputs.values())))
+        truth = self._truths(metric, theirs, split, n_items)
+        if isinstance(metric, Summarized):
+            summaries = {"theirs": metric.summaries(theirs, truth), "mine": metric.summaries(outputs, truth)}
+        else:
+            summaries = {}
 
-        def drop(picks: Sequence[int]) -> float:
-            chosen = [labels[i] for i in picks]
+        def value(whose: str, picks: Sequence[int]) -> float:
+            if isinstance(metric, Summarized):
+                return metric.value_of([summaries[whose][i] for i in picks])
+            return metric.value(_pick(theirs if whose == "theirs" else outputs, picks), [truth[i] for i in picks])
+
+        def drop(picks: NDArray[np.int64]) -> float:
             try:
-                value = metric.value(_pick(outputs, picks), chosen)
-                return sign * (metric.value(_pick(theirs, picks), chosen) - value)
+                return sign * (value("theirs", picks.tolist()) - value("mine", picks.tolist()))
             except DataError as error:  # e.g. a resample without one of the classes
                 raise ValueError(str(error)) from error
 
-        return intervals.bootstrap(lambda picks: drop(picks.tolist()), len(labels), _FUNCTION_RESAMPLES)
+        return intervals.bootstrap(drop, n_items, _FUNCTION_RESAMPLES)
+
+
+def column_of(labels: Sequence[Any], metric: Metric) -> Sequence[Any]:
+    """Return the labels that a metric compares with, where the data has several for each item.
+
+    Raises:
+        DataError: the data does not have them.
+    """
+    column = metric.column
+    if column is None:
+        return labels
+    for label in labels:
+        if not isinstance(label, Mapping) or column not in label:
+            names = list(map(str, label)) if isinstance(label, Mapping) else []
+            told = (
+                f"it has {', '.join(names)}{did_you_mean(column, names)}" if names else "it has one for each item, without names"
+            )
+            raise DataError(f"metric {metric.name!r}: the data has no labels {column!r}; {told}")
+    return [label[column] for label in labels]
 
 
 def _pick(outputs: Columns, picks: Sequence[int]) -> Columns:

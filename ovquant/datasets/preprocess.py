@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -54,6 +55,52 @@ def _resized(size: tuple[int, int], resize: Sequence[int]) -> tuple[int, int]:
     width, height = size
     shorter = min(width, height)
     return max(1, round(width * resize[0] / shorter)), max(1, round(height * resize[0] / shorter))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where points of a stored image come to lie in the model's input: x * scale_x - left, y * scale_y - top.
+
+    Attributes:
+        scale_x, scale_y: of the resize.
+        left, top: pixels that the crop takes off.
+        width, height: of the result, in pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def placement(width: int, height: int, options: Preprocessing) -> Placement:
+    """Return where resize and crop put an image of that size."""
+    resized = (width, height) if options.resize is None else _resized((width, height), options.resize)
+    cropped = resized if options.crop is None else (options.crop[-1], options.crop[0])
+    return Placement(
+        scale_x=resized[0] / width,
+        scale_y=resized[1] / height,
+        left=(resized[0] - cropped[0]) // 2,
+        top=(resized[1] - cropped[1]) // 2,
+        width=cropped[0],
+        height=cropped[1],
+    )
+
+
+def mask_to_array(image: Image.Image, options: Preprocessing) -> Array:
+    """Return a mask of class numbers [H, W] after the resize (nearest pixel) and crop of its image."""
+    if image.mode not in {"1", "L", "P", "I", "I;16"}:
+        raise DataError(f"a mask of mode {image.mode}; class numbers are stored in one channel (grey, palette or 16 bits)")
+    if image.mode == "I;16":
+        image = image.convert("I")
+    if options.resize is not None:
+        image = image.resize(_resized(image.size, options.resize), Image.Resampling.NEAREST)
+    if options.crop is not None:
+        image = _crop(image, options.crop)
+    array = np.asarray(image)
+    return array.astype(np.uint8) if array.dtype.kind in "bu" else array.astype(np.int32)
 
 
 def _crop(image: Image.Image, crop: Sequence[int]) -> Image.Image:

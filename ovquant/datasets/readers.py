@@ -1,4 +1,4 @@
-"""One reader per kind of source: image folder, ``.npz`` file, Python entry."""
+"""One reader per kind of source: image folder, ``.npz`` file, Python entry; tables and saved data sets are opened here, too."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ovquant.datasets.coco import coco_images
 from ovquant.datasets.conform import conform
+from ovquant.datasets.images import IMAGE_SUFFIXES, Images, images_in, masked_images, only_input
 from ovquant.datasets.preprocess import image_to_array, model_layout, normalize
+from ovquant.datasets.saved import SavedDataset, is_saved_dataset
+from ovquant.datasets.table import table_images
 from ovquant.errors import DataError, did_you_mean, first_line
 from ovquant.job import DataSpec, Source, split_entry
 from ovquant.protocols import Array, Dataset, Sample
 from ovquant.runtime import InputInfo
 
 Part = Literal["main", "calibration", "holdout"]
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+_KINDS = "image folder, .csv file, COCO .json file, .npz file, folder of a saved Hugging Face data set, file.py:function"
 _SUFFIXES: dict[Part, tuple[str, ...]] = {
     "main": ("_val", "_validation", ""),
     "calibration": ("_calib", "_calibration", ""),
@@ -46,29 +50,54 @@ def open_source(source: Source, part: Part, spec: DataSpec, inputs: Sequence[Inp
     if entry is not None:
         return PythonSamples(*entry, arguments=spec.arguments, inputs=inputs)
     path = Path(source.path)
+    if source.annotations is not None or source.masks is not None:
+        return _open_annotated(path, source, spec, inputs)
     if path.is_dir():
+        if is_saved_dataset(path):
+            return SavedDataset(path, source=source, spec=spec, inputs=inputs)
         return ImageFolder(path, spec=spec, inputs=inputs)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory; data is: {_KINDS}")
     if path.suffix == ".npz":
         return ArrayFile(path, source=source, part=part, spec=spec, inputs=inputs)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or directory; data is an image folder, an .npz file or file.py:function")
-    raise DataError(f"{path}: not a kind of data that is known here; accepted: image folder, .npz file, file.py:function")
+    if path.suffix.lower() in _LISTS:
+        return _open_list(path, path.parent, source, spec, inputs)
+    raise DataError(f"{path}: not a kind of data that is known here; accepted: {_KINDS}")
 
 
-class ImageFolder:
+_LISTS = (".csv", ".json")
+
+
+def _open_annotated(path: Path, source: Source, spec: DataSpec, inputs: Sequence[InputInfo]) -> Dataset:
+    """Return the images of a folder with what a file or another folder says of them."""
+    if not path.is_dir():
+        raise DataError(f"{path}: annotations and masks belong to a folder of images, and this is none")
+    if source.masks is not None:
+        if source.annotations is not None:
+            raise DataError(f"{path}: give annotations or masks, not both; a CSV file may have a column of masks")
+        return masked_images(path, Path(source.masks), spec=spec, inputs=inputs)
+    listing = Path(source.annotations or "")
+    if not listing.is_file() or listing.suffix.lower() not in _LISTS:
+        what = "not a .json (COCO) or .csv file" if listing.exists() else "no such file"
+        raise DataError(f"{listing}: {what} (data.annotations)")
+    return _open_list(listing, path, source, spec, inputs)
+
+
+def _open_list(path: Path, folder: Path, source: Source, spec: DataSpec, inputs: Sequence[InputInfo]) -> Dataset:
+    if path.suffix.lower() == ".json":
+        return coco_images(path, folder, spec=spec, inputs=inputs)
+    return table_images(path, folder, source=source, spec=spec, inputs=inputs)
+
+
+class ImageFolder(Images):
     """Images in one folder, or in one sub-folder per class."""
 
     def __init__(self, path: Path, *, spec: DataSpec, inputs: Sequence[InputInfo]) -> None:
         """List the images; they are read when asked for."""
-        if len(inputs) != 1:
-            raise DataError(f"{path}: an image folder serves models with one input, this one has {len(inputs)}")
-        self._info = inputs[0]
-        self._options = spec.preprocessing
-        self._layout = model_layout(self._options, self._info, str(path))
-        self.identity = (str(path.resolve()),)
+        only_input(inputs, str(path))
         folders = [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-        by_class = {folder.name: _images_in(folder) for folder in folders}
-        flat = _images_in(path)
+        by_class = {folder.name: images_in(folder) for folder in folders}
+        flat = images_in(path)
         empty = [name for name, images in by_class.items() if not images]
         if empty and len(empty) < len(by_class) and spec.class_names is None and not all(map(str.isdecimal, by_class)):
             raise DataError(
@@ -83,40 +112,13 @@ class ImageFolder:
             )
         self.class_names = tuple(by_class)
         index = _class_indices(self.class_names, spec.class_names, path)
-        self._paths = [image for images in by_class.values() for image in images] or flat
-        self.labels: Sequence[Any] | None = None
-        if by_class:
-            self.labels = [index[name] for name, images in by_class.items() for _ in images]
-        if not self._paths:
+        paths = [image for images in by_class.values() for image in images] or flat
+        if not paths:
             raise DataError(
                 f"{path}: holds no images; accepted: {', '.join(sorted(IMAGE_SUFFIXES))}, in class sub-folders or not"
             )
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def item_name(self, index: int) -> str:
-        """Return the path of the image."""
-        return str(self._paths[index])
-
-    def sample(self, index: int) -> Sample:
-        """Read, preprocess and check one image."""
-        path = self._paths[index]
-        try:
-            with Image.open(path) as image:
-                pixels = image_to_array(image, self._options)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        except Exception as error:
-            raise DataError(f"{path}: cannot be read as an image: {first_line(error)}") from error
-        array = normalize(pixels, self._options, self._layout, self._info.dtype)
-        return conform(array, [self._info], str(path))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        labels = [index[name] for name, images in by_class.items() for _ in images] if by_class else None
+        super().__init__((str(path.resolve()),), paths, labels, spec=spec, inputs=inputs)
 
 
 def _class_indices(names: Sequence[str], class_names: Sequence[str] | None, path: Path) -> dict[str, int]:
@@ -149,16 +151,21 @@ class ArrayFile:
                 f"it holds {', '.join(arrays)}. Name them in {key} (model input: array)"
             )
         suffixes = (found[1],) if found is not None and source.inputs is None else _SUFFIXES[part]
-        label_name = source.labels or _find_labels(arrays, suffixes, chosen)
         self.identity = (str(path.resolve()), *sorted(chosen.values()))
         self._arrays = {name: _npz_array(path, array, arrays) for name, array in chosen.items()}
-        self.labels: Sequence[Any] | None = None if label_name is None else list(_npz_array(path, label_name, arrays))
         lengths = {array: len(self._arrays[name]) for name, array in chosen.items()}
-        if self.labels is not None:
-            lengths[label_name or ""] = len(self.labels)
+        wanted = source.labels or _find_labels(arrays, suffixes, chosen)
+        names = () if wanted is None else (wanted,) if isinstance(wanted, str) else wanted
+        columns = {name: _npz_array(path, name, arrays) for name in names}
+        lengths |= {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"{path}: arrays must have the same number of items, at least one; found {told}")
+        self.labels: Sequence[Any] | None = None
+        if isinstance(wanted, str):
+            self.labels = list(columns[wanted])
+        elif wanted is not None:
+            self.labels = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
@@ -243,7 +250,11 @@ def _find_labels(arrays: Sequence[str], suffixes: Sequence[str], chosen: Mapping
 
 
 class PythonSamples:
-    """What a Python function yields: inputs, or (inputs, label) pairs; read once and kept in memory."""
+    """What a Python function gives; read once and kept in memory.
+
+    It yields inputs, or (inputs, label) pairs. Or it returns what NNCF's data sets are made of: (source, transform) or (source,
+    transform, label), where ``transform(item)`` gives the inputs of an item of the source, and ``label(item)`` its label.
+    """
 
     def __init__(self, path: Path, function: str, *, arguments: Mapping[str, Any], inputs: Sequence[InputInfo]) -> None:
         """Import the file and run the function. It is code: it runs with the rights of the caller."""
@@ -252,7 +263,7 @@ class PythonSamples:
         self._inputs = tuple(inputs)
         call = load_function(path, function)
         try:
-            items = list(call(**arguments))
+            items = _items(call(**arguments), self._inputs)
         except Exception as error:
             raise DataError(f"{self._where}: raised {type(error).__name__}: {first_line(error)}") from error
         if not items:
@@ -273,6 +284,22 @@ class PythonSamples:
     def sample(self, index: int) -> Sample:
         """Return one item, checked."""
         return conform(self._items[index], self._inputs, self.item_name(index))
+
+
+def _items(result: Any, inputs: Sequence[InputInfo]) -> list[Any]:
+    """Return what a function gave, item by item."""
+    functions = result[1:] if isinstance(result, tuple) else ()
+    if len(functions) not in {1, 2} or not all(map(callable, functions)):
+        return list(result)
+    items = list(result[0])
+    values = [_by_name(functions[0](item), inputs) for item in items]
+    return values if len(functions) == 1 else list(zip(values, map(functions[1], items), strict=True))
+
+
+def _by_name(value: Any, inputs: Sequence[InputInfo]) -> Any:
+    """Return inputs by name where a transform gives them in the model's order, as NNCF's may."""
+    is_row = isinstance(value, tuple | list) and len(inputs) > 1 and len(value) == len(inputs)
+    return {info.name: array for info, array in zip(inputs, value, strict=True)} if is_row else value
 
 
 def load_function(path: Path, name: str) -> Any:

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
-from ovquant.datasets.readers import IMAGE_SUFFIXES, ImageFolder, Part, npz_has, open_source
+from ovquant.datasets.files import files_of
+from ovquant.datasets.readers import ImageFolder, Part, npz_has, open_source
 from ovquant.errors import DataError
-from ovquant.job import DataSpec, Source, split_entry
+from ovquant.job import DataSpec, Source
 from ovquant.protocols import Dataset, Sample
 from ovquant.runtime import InputInfo
 from ovquant.strategy import DEFAULT_SUBSET_SIZE
@@ -253,16 +254,12 @@ def _are_classes(labels: Sequence[Any]) -> bool:
 def fingerprint(spec: DataSpec) -> dict[str, str]:
     """Return source -> SHA-256 of its files' names and contents (for a Python entry: of the file that holds it)."""
     sources = {"main": spec.main, "calibration": spec.calibration, "holdout": spec.holdout}
-    return {part: _hash_source(Path(source.path)) for part, source in sources.items() if source is not None}
+    return {part: _hash_source(source) for part, source in sources.items() if source is not None}
 
 
-def _hash_source(path: Path) -> str:
-    entry = split_entry(str(path))
-    path = entry[0] if entry is not None else path
+def _hash_source(source: Source) -> str:
     digest = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-    for file in files:
-        name = str(file.relative_to(path)) if path.is_dir() else ""
+    for name, file in files_of(source).items():
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"{name}\0{content}\0".encode())

@@ -1,9 +1,9 @@
-"""Metrics against labels: top-k accuracy, scikit-learn scorers, Python functions."""
+"""Metrics by name; of them top-k accuracy, scikit-learn scorers, Python functions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,9 +16,11 @@ from ovquant import extensions
 from ovquant.datasets.readers import load_function
 from ovquant.errors import ConfigError, DataError, did_you_mean, first_line
 from ovquant.job import MetricSpec, split_entry
+from ovquant.metrics.registry import TASK_METRICS, build_task_metric, require_options
 from ovquant.protocols import Array, Metric, Outputs
 
 Direction = Literal["maximize", "minimize"]
+Truth = Literal["labels", "reference"]
 
 
 def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
@@ -35,6 +37,15 @@ def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
     if output not in output_names:
         hint = did_you_mean(output, output_names)
         raise ConfigError(f"metric {spec.name!r}: no output {output!r}{hint}; outputs: {', '.join(output_names)}")
+    metric = build_task_metric(spec, output)
+    if metric is None:
+        metric = _build_score(spec, output)
+        require_options(spec, ("output", "labels"))
+    metric.column = spec.labels
+    return metric
+
+
+def _build_score(spec: MetricSpec, output: str) -> Metric:
     entry = split_entry(spec.name)
     if entry is not None:
         return FunctionMetric(spec.label, load_function(*entry), spec.direction)
@@ -47,9 +58,10 @@ def build_metric(spec: MetricSpec, output_names: Sequence[str]) -> Metric:
     if spec.name in installed:
         function = extensions.metric_function(spec.name)
         return FunctionMetric(spec.label, function, _direction_of(function, spec))
-    names = ["accuracy", "top5", *get_scorer_names(), *installed]
+    names = ["accuracy", "top5", *TASK_METRICS, *get_scorer_names(), *installed]
     raise ConfigError(
         f"metric {spec.name!r}: unknown{did_you_mean(spec.name, names)}; accepted: accuracy, topK (top5), "
+        f"{', '.join(TASK_METRICS)}, "
         f"a scikit-learn scorer (f1_macro, r2 ...), {''.join(f'{name}, ' for name in installed)}or file.py:function"
     )
 
@@ -67,15 +79,34 @@ def _rows(outputs: Outputs, name: str) -> NDArray[np.float64]:
     return np.stack([np.asarray(array, dtype=np.float64).reshape(-1) for array in outputs[name]])
 
 
+def _label_array(labels: Sequence[Any], metric: str) -> Array:
+    """Return labels as an array.
+
+    Raises:
+        DataError: there are several for each item, or they are of different shapes.
+    """
+    if len(labels) and isinstance(labels[0], Mapping):
+        raise DataError(
+            f"metric {metric!r}: each item has several labels ({', '.join(map(str, labels[0]))}); name one by labels: ..."
+        )
+    try:
+        return np.asarray(labels)
+    except ValueError as error:
+        raise DataError(f"metric {metric!r}: labels must be numbers, or rows of the same length: {first_line(error)}") from error
+
+
 def _class_labels(labels: Sequence[Any], n_classes: int, metric: str) -> NDArray[np.int64]:
     """Return labels as class indices.
 
     Raises:
         DataError: a label is no integer, or the output has no such class.
     """
-    array = np.asarray(labels)
+    array = _label_array(labels, metric)
     if array.dtype.kind not in "iub" or array.ndim != 1:
-        raise DataError(f"metric {metric!r}: labels must be class indices (integers), found {labels[0]!r} of {array.dtype}")
+        hint = "; texts of a CSV become class numbers by data.class_names" if array.dtype.kind == "U" else ""
+        raise DataError(
+            f"metric {metric!r}: labels must be class indices (integers), found {str(labels[0])[:60]!r} of {array.dtype}{hint}"
+        )
     outside = array[(array < 0) | (array >= n_classes)]
     if len(outside):
         raise DataError(
@@ -89,6 +120,8 @@ class TopK:
     """Share of items whose class is among the k highest scores."""
 
     direction: Direction = "maximize"
+    truth: Truth = "labels"
+    column: str | None = None
 
     def __init__(self, name: str, k: int, output: str) -> None:
         """Keep the name by which the user asked for it."""
@@ -159,6 +192,8 @@ class SklearnScorer:
     """
 
     direction: Direction = "maximize"
+    truth: Truth = "labels"
+    column: str | None = None
 
     def __init__(self, name: str, scorer: Any, output: str) -> None:
         """Keep the scorer, and the name that results give it."""
@@ -182,7 +217,7 @@ class SklearnScorer:
             DataError: the scorer does not fit output and labels.
         """
         rows = _rows(outputs, self._output)
-        truth = np.asarray(labels)
+        truth = _label_array(labels, self.name)
         estimator = _Classifier(rows) if self.is_classification(labels) else _Regressor(rows)
         if is_classifier(estimator):
             _class_labels(labels, max(2, rows.shape[1]), self.name)
@@ -201,6 +236,9 @@ class FunctionMetric:
     It gets output name -> list of arrays (one per item, batch axis 1) and the list of labels, and returns one score per item
     (whose mean is the metric) or one number.
     """
+
+    truth: Truth = "labels"
+    column: str | None = None
 
     def __init__(self, name: str, function: Callable[..., Any], direction: Direction) -> None:
         """Keep function and direction."""

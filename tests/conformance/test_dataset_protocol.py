@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import small
 from PIL import Image
 
 from ovquant import runtime
+from ovquant.datasets.images import Images
 from ovquant.datasets.readers import ArrayFile, ImageFolder, PythonSamples, open_source
+from ovquant.datasets.saved import SavedDataset
 from ovquant.inference import CompiledModel
 from ovquant.job import DataSpec, Preprocessing
 from ovquant.protocols import Dataset
@@ -28,6 +32,20 @@ def samples():
     arrays = np.load(pathlib.Path(__file__).with_name("raw.npz"))
     for image, label in zip(arrays["pixels"], arrays["classes"]):
         yield ((image.astype(np.float32) - 100) / 60).transpose(2, 0, 1), int(label)
+"""
+
+SOURCE = """
+import pathlib
+import numpy as np
+
+def calibration():
+    arrays = np.load(pathlib.Path(__file__).with_name("raw.npz"))
+    source = [{"image": image, "label": label} for image, label in zip(arrays["pixels"], arrays["classes"])]
+
+    def transform(item):
+        return ((item["image"].astype(np.float32) - 100) / 60).transpose(2, 0, 1)
+
+    return source, transform, lambda item: int(item["label"])
 """
 
 
@@ -50,7 +68,34 @@ def write_entry(folder: Path) -> str:
     return f"{folder / 'entry.py'}:samples"
 
 
-READERS = {ImageFolder: write_folder, ArrayFile: write_arrays, PythonSamples: write_entry}
+def write_table(folder: Path) -> str:
+    write_folder(folder)
+    rows = [f"images/{label}/{index:03}.png,{label}" for index, label in enumerate(LABELS)]
+    (folder / "table.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    return str(folder / "table.csv")
+
+
+def write_saved(folder: Path) -> str:
+    content = {"picture": [Image.fromarray(pixels) for pixels in PIXELS], "label": LABELS}
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(content).save_to_disk(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+def write_source(folder: Path) -> str:
+    np.savez(folder / "raw.npz", pixels=PIXELS, classes=np.array(LABELS))
+    (folder / "source.py").write_text(SOURCE)
+    return f"{folder / 'source.py'}:calibration"
+
+
+READERS: dict[str, tuple[type, Callable[[Path], str]]] = {
+    "folder": (ImageFolder, write_folder),
+    "table": (Images, write_table),
+    "arrays": (ArrayFile, write_arrays),
+    "saved": (SavedDataset, write_saved),
+    "entry": (PythonSamples, write_entry),
+    "source": (PythonSamples, write_source),
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +108,15 @@ def inputs(model: Path) -> tuple[InputInfo, ...]:
     return runtime.input_infos(runtime.read_model(model))
 
 
-@pytest.fixture(params=READERS, ids=lambda reader: reader.__name__)
+@pytest.fixture(params=READERS)
 def spec(request: pytest.FixtureRequest, tmp_path: Path) -> DataSpec:
-    return DataSpec(path=READERS[request.param](tmp_path), preprocessing=PREPROCESSING)
+    return DataSpec(path=READERS[request.param][1](tmp_path), preprocessing=PREPROCESSING)
 
 
 @pytest.fixture
 def dataset(spec: DataSpec, inputs: tuple[InputInfo, ...], request: pytest.FixtureRequest) -> Dataset:
     found = open_source(spec.main, "main", spec, inputs)
-    assert type(found) is request.node.callspec.params["spec"]
+    assert type(found) is READERS[request.node.callspec.params["spec"]][0]
     return found
 
 
@@ -114,14 +159,14 @@ def test_opening_it_again_gives_the_same_items_in_the_same_order(dataset, spec, 
     np.testing.assert_array_equal(again.sample(5)["image"], dataset.sample(5)["image"])
 
 
-def test_items_have_names_of_their_own_that_begin_with_the_source(dataset, spec):
+def test_items_have_names_of_their_own_that_begin_where_the_source_lies(dataset, spec):
     names = [dataset.item_name(index) for index in range(len(dataset))]
     assert len(set(names)) == N_ITEMS
-    assert all(name.startswith(spec.path) for name in names)
+    assert all(name.startswith(str(Path(spec.path).parent)) for name in names)
 
 
 def test_identity_is_that_of_the_source_and_of_no_other(dataset, spec, inputs, tmp_path_factory, request):
-    elsewhere = READERS[request.node.callspec.params["spec"]](tmp_path_factory.mktemp("elsewhere"))
+    elsewhere = READERS[request.node.callspec.params["spec"]][1](tmp_path_factory.mktemp("elsewhere"))
     other = open_source(DataSpec(path=elsewhere).main, "main", spec, inputs)
     again = open_source(spec.main, "main", spec, inputs)
     assert dataset.identity == again.identity != other.identity

@@ -172,7 +172,7 @@ def test_crop_larger_than_an_image_is_told_with_its_path(tmp_path):
 
 
 def test_image_folder_is_refused_for_a_model_with_two_inputs(tmp_path):
-    with pytest.raises(DataError, match="an image folder serves models with one input, this one has 2"):
+    with pytest.raises(DataError, match="images serve models with one input, this one has 2"):
         ImageFolder(tmp_path, spec=DataSpec(path=str(tmp_path)), inputs=PAIR)
 
 
@@ -514,7 +514,7 @@ def test_reader_is_chosen_by_the_path(tmp_path, name, kind):
 def test_missing_path_is_told_with_what_data_can_be():
     spec = DataSpec(path="nowhere/data")
     with pytest.raises(
-        DataError, match=r"nowhere/data: no such file or directory; data is an image folder, an \.npz file or file\.py:function"
+        DataError, match=r"nowhere/data: no such file or directory; data is: image folder, \.csv file, .*file\.py:function"
     ):
         open_source(spec.main, "main", spec, IMAGE)
 
@@ -525,11 +525,46 @@ def test_missing_npz_is_told():
         open_source(spec.main, "main", spec, IMAGE)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "entry.py"])
+@pytest.mark.parametrize("name", ["table.tsv", "entry.py"])
 def test_unknown_kind_of_file_is_told_with_what_is_accepted(tmp_path, name):
     (tmp_path / name).write_text("1,2,3")
     spec = DataSpec(path=str(tmp_path / name))
     with pytest.raises(
-        DataError, match=r"not a kind of data that is known here; accepted: image folder, \.npz file, file\.py:function"
+        DataError, match=r"not a kind of data that is known here; accepted: image folder, \.csv file, .*file\.py:function"
     ):
         open_source(spec.main, "main", spec, IMAGE)
+
+
+# Sources with a transform, as NNCF's data sets have
+
+
+def write_source(folder: Path, returned: str) -> DataSpec:
+    (folder / "source.py").write_text(f"import numpy as np\n\ndef make():\n    return {returned}\n")
+    return DataSpec(path=f"{folder / 'source.py'}:make")
+
+
+def test_transform_gives_the_inputs_and_a_third_function_the_labels(tmp_path):
+    spec = write_source(tmp_path, "range(3), lambda n: np.full(8, n, np.float32), lambda n: n * n")
+    data = open_source(spec.main, "main", spec, VECTOR)
+    assert data.labels == [0, 1, 4]
+    np.testing.assert_array_equal(data.sample(2)[VECTOR[0].name], [[2] * 8])
+    spec = write_source(tmp_path, "range(3), lambda n: np.full(8, n, np.float32)")
+    assert open_source(spec.main, "main", spec, VECTOR).labels is None
+
+
+def test_transform_may_give_several_inputs_in_their_order(tmp_path):
+    shapes = ", ".join(f"np.full({info.shape[1]}, n, {info.dtype.str!r})" for info in PAIR if info.shape)
+    spec = write_source(tmp_path, f"range(2), lambda n: ({shapes})")
+    assert set(open_source(spec.main, "main", spec, PAIR).sample(1)) == {info.name for info in PAIR}
+
+
+def test_transform_that_fails_is_told(tmp_path):
+    spec = write_source(tmp_path, "range(3), lambda n: n['image']")
+    with pytest.raises(DataError, match=r"source\.py:make: raised TypeError"):
+        open_source(spec.main, "main", spec, VECTOR)
+
+
+def test_several_arrays_of_labels(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 8), np.float32), digit=np.arange(3), angle=np.arange(3) / 2)
+    spec = DataSpec(path=str(tmp_path / "data.npz"), labels=("digit", "angle"))
+    assert open_source(spec.main, "main", spec, VECTOR).labels[1] == {"digit": 1, "angle": 0.5}

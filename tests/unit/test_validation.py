@@ -69,6 +69,8 @@ class Accuracy:
 
     name = "accuracy"
     direction = "maximize"
+    truth = "labels"
+    column = None
 
     def per_item(self, outputs: Outputs, labels: Sequence[Any]) -> np.ndarray | None:
         return np.array([float(array.argmax() == label) for array, label in zip(outputs["y"], labels, strict=True)])
