@@ -99,24 +99,37 @@ def write_package(
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{PARTIAL}-", dir=directory.parent))
         partial.chmod(0o755)
-        names = _fill(partial, model, recipe, manifest, layout, name, checks)
         if layout == "zip":
-            archive = partial.with_name(f"{partial.name}.zip")
-            zip_folder(partial, archive)
+            names = _fill(partial / "files", model, recipe, manifest, layout, name, checks)
+            zip_folder(partial / "files", partial / "package.zip")
+            _move_new(partial / "package.zip", directory)
             shutil.rmtree(partial)
-            partial = archive
-            directory.hardlink_to(archive)  # unlike a rename, never over what somebody else has put there meanwhile
-            archive.unlink()
             return names
+        names = _fill(partial, model, recipe, manifest, layout, name, checks)
         if directory.exists():
             shutil.rmtree(directory)
         partial.replace(directory)
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.with_suffix(".zip").unlink(missing_ok=True)
         raise OutputError(f"{directory}: cannot be written: {error.strerror or error}") from error
     return names
+
+
+def _move_new(source: Path, target: Path) -> None:
+    """Give a file another name, never that of one that somebody has put there meanwhile.
+
+    Raises:
+        OSError: something is there.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise
+        source.rename(target)
 
 
 def _fill(

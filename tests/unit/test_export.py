@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,29 @@ def test_a_full_disk_leaves_the_old_package_and_no_rest(model: Path, tmp_path: P
         export.write_package(tmp_path / "best", model, recipe(), {"trial": 2}, is_ours=True)
     assert json.loads((tmp_path / "best" / "manifest.json").read_text())["trial"] == 1
     assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("fault", ["zip_folder", "_move_new"])
+def test_a_full_disk_leaves_nothing_of_a_zip(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str):
+    def full(source: Path, destination: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(export, fault, full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        export.write_package(tmp_path / "p.zip", model, recipe(), {}, layout="zip")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_zip_is_written_where_the_file_system_has_no_links(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    names = export.write_package(tmp_path / "p.zip", model, recipe(), {}, layout="zip")
+    with zipfile.ZipFile(tmp_path / "p.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(names)
+    assert not list(tmp_path.glob(".p.zip*"))
 
 
 def test_a_file_in_the_way_is_told(tmp_path: Path):
