@@ -43,6 +43,9 @@ def verify(path: Path, data: str | None, device: str | None, console: Console, *
     """
     package = loading.Package(path)
     manifest = package.read_json(loading.MANIFEST)
+    for key, kind in (("deployment", dict), ("measured", dict), ("device", dict), ("metrics", list)):
+        if not isinstance(manifest.get(key, kind()), kind):
+            raise OutputError(f"{path}: {loading.MANIFEST}: {key} is not what ovquant writes")
     faults, notes = _changed(package, manifest)
     result: dict[str, Any] = {"package": str(path), "files": len(manifest.get("files") or ()), "notes": notes}
     if not faults:

@@ -154,6 +154,18 @@ def test_an_accuracy_that_is_worse_beyond_doubt_is_refused(run: Run, package: Pa
     assert "has no labels" in run("verify", package, "--data", "unlabelled.npz", code=4).output
 
 
+@pytest.mark.parametrize(
+    "change", [{"measured": 3}, {"metrics": {}}, {"files": []}, {"deployment": "CPU"}, {"metrics": ["accuracy"]}]
+)
+def test_a_manifest_of_something_else_is_refused(
+    run: Run, package: Path, conv_case: tuple[Path, Path], change: dict[str, object]
+) -> None:
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    result = run("verify", package, "--data", conv_case[1], code=3 if change == {"metrics": ["accuracy"]} else 7)
+    assert "unexpected" not in result.output
+
+
 def test_what_is_no_package_is_refused(run: Run, searched: Path) -> None:
     assert "no such package" in run("verify", "nothing", code=7).output
     assert "holds no file 'manifest.json'" in run("verify", searched, code=7).output
