@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -288,20 +289,30 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
     """
     target = load_target(job.target)
     device = resolve_device(target, job.device)
-    bench = BenchSpec(
-        model=job.model,
-        target=target,
-        device=device.name,
-        data=job.data,
-        seed=job.seed,
-        metrics=job.metrics,
-        output_kinds=dict(job.output_kinds),
-        model_dir="",
-        is_divided=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        bench = BenchSpec(
+            model=job.model,
+            target=target,
+            device=device.name,
+            data=job.data,
+            seed=job.seed,
+            metrics=job.metrics,
+            output_kinds=dict(job.output_kinds),
+            model_dir=folder,
+            is_divided=False,
+        )
+        rows = _side_by_side(models, bench)
+    for note in device.notes:
+        console.warn(note)
+    where = f"{device.name} ({device.full_name})"
+    console.rows(rows, shown.caption(rows, where, [f"Reference and baseline are {models[0]}.", *device.notes]))
+    return {"rows": [verdict.row_to_json(row) for row in rows], "device": where, "notes": list(device.notes)}
+
+
+def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
     workbench = open_bench(bench)
     if runtime.count_fake_quantize(workbench.model):
-        raise ModelError(f"{job.model}: is quantized; the first model must be the float one, the others are compared with it")
+        raise ModelError(f"{bench.model}: is quantized; the first model must be the float one, the others are compared with it")
     subjects: list[tuple[str, Subject]] = [
         ("baseline", FloatModel(inference_precision=workbench.own_precision)),
         ("reference", FloatModel(inference_precision="f32")),
@@ -310,12 +321,7 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
     executor = InProcessExecutor()
     outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
     comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
-    rows = _rows(subjects, outcomes, comparison)
-    for note in device.notes:
-        console.warn(note)
-    where = f"{device.name} ({device.full_name})"
-    console.rows(rows, shown.caption(rows, where, [f"Reference and baseline are {models[0]}.", *device.notes]))
-    return {"rows": [verdict.row_to_json(row) for row in rows], "device": where, "notes": list(device.notes)}
+    return _rows(subjects, outcomes, comparison)
 
 
 def _model_file(path: Path, workbench: Workbench) -> ModelFile:

@@ -94,6 +94,7 @@ def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case:
     assert {row["evaluation"]["n_items"] for row in rows} == {120}
     assert rows[0]["evaluation"]["divergence"]["value"] == 0
     assert rows[2]["evaluation"]["n_fake_quantize"] > 0
+    assert not list(Path().iterdir())  # nothing is left behind
 
 
 @pytest.mark.parametrize("name", shipped_names())
