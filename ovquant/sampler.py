@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ovquant.surrogate import Surrogate, learn
 # User attributes of a trial: what was proposed, and what came of it.
 PROPOSAL = "proposal"
 RESULT = "result"
+_REMEMBERED = 100_000  # genomes
 _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with every generation
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
 
@@ -80,6 +82,7 @@ class GeneticSampler(BaseGASampler):
         """
         super().__init__(population_size)
         self._space = space
+        self._canonical = functools.lru_cache(_REMEMBERED)(space.canonical_genome)  # children come up again and again
         self._seeds = list(seeds)
         self._neighbours = list(neighbours)
         self._seed = seed
@@ -125,7 +128,7 @@ class GeneticSampler(BaseGASampler):
 
     def _breeding(self, trials: Sequence[FrozenTrial]) -> Breeding:
         known = {self._genome_of(t) for t in trials if PROPOSAL in t.user_attrs}
-        return Breeding(sizes=self._space.sizes, canonical=self._space.canonical_genome, known=known)
+        return Breeding(sizes=self._space.sizes, canonical=self._canonical, known=known)
 
     def _brood_of(self, study: Study, generation: int, settled: Sequence[FrozenTrial]) -> _Brood:
         """Return the children bred for a generation.
