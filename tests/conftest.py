@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import small
 import yaml
 from typer.testing import CliRunner, Result
 
-from ovquant import latency, targets
+from ovquant import contained, targets
 from ovquant.cli import app
 
 Run = Callable[..., Result]
@@ -26,7 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     That it is spread over minutes is tested on a scripted clock.
     """
-    latency.SystemClock.sleep = lambda self, seconds: None  # type: ignore[method-assign]
+    importlib.import_module("quick_clock")
+    contained.PRELOADED = (*contained.PRELOADED, "quick_clock")  # type: ignore[attr-defined]
+    # Python 3.11 does not hand its path on to the process that preloads.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     folder = Path(tempfile.mkdtemp(prefix="ovquant-targets-"))
     config.add_cleanup(lambda: shutil.rmtree(folder))
     for name in targets.shipped_names():
