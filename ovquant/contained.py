@@ -40,7 +40,7 @@ class Limits:
     """What a worker may take before it is replaced.
 
     Attributes:
-        memory_bytes: resident memory.
+        memory_bytes: resident memory, less files that are mapped into it, which the system can drop.
         first_s: seconds of a stage that was never seen to end.
         factor: later ones may take so many times the longest one seen,
         least_s: but always so many seconds.
@@ -293,11 +293,12 @@ class ContainedExecutor:
                 raise self._lost("Hang", f"{stage} did not end within {limit_s:.0f} s, and its process was ended")
 
     def _measure(self) -> int:
-        """Return the worker's resident memory in bytes, and note it for what is under way."""
+        """Return the worker's resident memory in bytes, less files mapped into it, and note it for what is under way."""
         try:
-            used = int(self._process.memory_info().rss)
+            memory = self._process.memory_info()
         except psutil.Error:
             return 0
+        used = int(memory.rss) - int(getattr(memory, "shared", 0))
         for who, stage in self._under_way:
             peaks = self._peaks.setdefault(who, {})
             peaks[stage] = max(used, peaks.get(stage, 0))
