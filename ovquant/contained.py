@@ -21,6 +21,7 @@ from ovquant.building import SHARED
 from ovquant.environment import available_bytes
 from ovquant.errors import ModelError, OutputError
 from ovquant.inspection import Inspection
+from ovquant.interrupts import raise_if_asked
 from ovquant.log import log
 from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
 from ovquant.strategy import Strategy
@@ -242,6 +243,7 @@ class ContainedExecutor:
         try:
             self._pipe.send(Call(name=name, bench=bench, arguments=arguments))
             while True:
+                raise_if_asked()
                 if self._pipe not in wait([self._pipe, self._worker.sentinel], _LOOK_S):
                     self._look(name)
                     continue

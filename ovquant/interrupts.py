@@ -8,16 +8,36 @@ import threading
 from types import FrameType
 
 _INTERRUPTED = 130
+_asked = threading.Event()
 
 
 def terminate_like_interrupt() -> None:
     """Let SIGTERM stop a command as Ctrl-C does."""
+    _asked.clear()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _asked.set()
+    raise KeyboardInterrupt
+
+
+def raise_if_asked() -> None:
+    """Raise what an interrupt raised before, in case it went astray: Python drops what is raised in a finalizer or a callback.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+    """
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 def at_once_next_time() -> None:
     """Let the next interrupt end the process without a word; workers end with it."""
+    _asked.clear()
 
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(_INTERRUPTED)
