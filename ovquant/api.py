@@ -6,25 +6,20 @@ Import them from the package itself: ``from ovquant import search``. Options are
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from ovquant import commands, replay
+from ovquant import commands, replay, verdict
 from ovquant.commands import BEST
 from ovquant.console import Console, cells_of, columns_of
-from ovquant.job import Job, load_job
 from ovquant.loop import Listener, Progress
+from ovquant.options import job_of
 from ovquant.records import Trial
 from ovquant.session import STUDY_FILE
 from ovquant.study import read_trials
 from ovquant.verdict import Row, Verdict
-
-_VERDICT = TypeAdapter(Verdict)
-_ROWS = TypeAdapter(tuple[Row, ...])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +110,14 @@ def search(model: str | Path, *, on_progress: Callable[[Progress], None] | None 
     Raises:
         OvquantError: as the command, whose exit code it carries.
     """
-    job = _job(model, options)
+    job = job_of(str(model), options)
     found = commands.search(job, _Told(on_progress))
     best = Path(job.output) / BEST
     return SearchResult(
         output=Path(job.output),
         model=best / "model.xml",
         recipe=best / "recipe.yaml",
-        verdict=_VERDICT.validate_python(found["verdict"]),
+        verdict=verdict.from_json(found["verdict"]),
         stop_reason=found["stop_reason"],
         notes=tuple(found["notes"]),
     )
@@ -138,9 +133,11 @@ def evaluate(models: Sequence[str | Path], **options: Any) -> EvaluationResult:
     Raises:
         OvquantError: as the command.
     """
-    job = _job(models[0], options)
+    job = job_of(str(models[0]), options)
     found = commands.evaluate([Path(model) for model in models], job, _Told(None))
-    return EvaluationResult(rows=_ROWS.validate_python(found["rows"]), device=found["device"], notes=tuple(found["notes"]))
+    return EvaluationResult(
+        rows=tuple(map(verdict.row_from_json, found["rows"])), device=found["device"], notes=tuple(found["notes"])
+    )
 
 
 def quantize(
@@ -160,12 +157,6 @@ def quantize(
     """
     found = replay.quantize(Path(model), Path(recipe), data, Path(output), _Told(None), annotations=annotations)
     return QuantizedModel(model=Path(output) / "model.xml", is_identical_to_recipe=found["is_identical_to_recipe"])
-
-
-def _job(model: str | Path, options: Mapping[str, Any]) -> Job:
-    if str(model).endswith((".yaml", ".yml")):
-        return load_job(Path(model), options)
-    return load_job(None, {**options, "model": str(model)})
 
 
 def _table(rows: Sequence[Row]) -> str:

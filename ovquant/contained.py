@@ -245,7 +245,7 @@ class ContainedExecutor:
             while True:
                 raise_if_asked()
                 if self._pipe not in wait([self._pipe, self._worker.sentinel], _LOOK_S):
-                    self._look(name)
+                    self._look()
                     continue
                 message = self._pipe.recv()
                 if isinstance(message, Stage):
@@ -268,7 +268,7 @@ class ContainedExecutor:
             took_s = time.monotonic() - begun
             self._longest_s[message.stage] = max(took_s, self._longest_s.get(message.stage, 0.0))
 
-    def _look(self, name: Name) -> None:
+    def _look(self) -> None:
         """Note the worker's memory, and end it where that or the time of a stage is beyond its limit.
 
         Raises:

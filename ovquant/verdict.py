@@ -93,6 +93,11 @@ def row_to_json(row: Row) -> dict[str, Any]:
     return content
 
 
+def row_from_json(content: dict[str, Any]) -> Row:
+    """Return the row that `row_to_json` wrote."""
+    return _ROW.validate_python(content)
+
+
 def decide(
     bench: BenchSpec,
     executor: Executor,

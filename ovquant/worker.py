@@ -63,7 +63,6 @@ class Raised:
     """A call raised an error: one of ovquant's, or another one in its place."""
 
     error: OvquantError
-    is_expected: bool
 
 
 Message: TypeAlias = Stage | Settled | Done | Raised
@@ -100,9 +99,9 @@ def serve(pipe: Connection, output: str) -> None:
                     bench = Workbench(call.bench, watch)
                 answer: Message = Done(value=_answer(bench, call, settle))
             except OvquantError as error:
-                answer = Raised(error=error, is_expected=True)
+                answer = Raised(error=error)
             except Exception as error:
-                answer = Raised(error=OvquantError(f"{type(error).__name__}: {first_line(error)}"), is_expected=False)
+                answer = Raised(error=OvquantError(f"{type(error).__name__}: {first_line(error)}"))
             send(answer)
     os._exit(0)  # threads of native code have nothing more to do
 
