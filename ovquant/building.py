@@ -205,11 +205,14 @@ class Builder:
 
 def _drop_oldest(newest: Path) -> None:
     """Keep the files below a limit; what was dropped is built again when it is asked for."""
-    kept = sorted(newest.parent.glob("*.xml"), key=lambda path: path.stat().st_mtime)
-    total = sum(runtime.size_bytes(path) for path in kept)
-    for path in kept:
+    kept = []
+    for path in newest.parent.glob("*.xml"):
+        with contextlib.suppress(FileNotFoundError):  # somebody else tidies up as well
+            kept.append((path.stat().st_mtime, runtime.size_bytes(path), path))
+    total = sum(size for _, size, _ in kept)
+    for _, size, path in sorted(kept):
         if total <= _MODELS_BYTES or path == newest:
             return
-        total -= runtime.size_bytes(path)
-        path.unlink()
+        total -= size
+        path.unlink(missing_ok=True)
         path.with_suffix(".bin").unlink(missing_ok=True)
