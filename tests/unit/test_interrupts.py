@@ -1,7 +1,8 @@
 """An interrupt that Python dropped is raised again at the next safe place.
 
-Signals are raised in a process of their own: a test process that has run native code for minutes, with pytest's own
-handlers in place, is no place for them.
+Signals are raised in a process of their own. OpenVINO's CPU plugin gives the thread that loads it another stack for signal
+handlers and may free it while the kernel still uses it, if several `Core` come and go in no order, as they do in a test
+process: the next signal that Python handles then ends it. The commands keep one `Core` for good.
 """
 
 from __future__ import annotations
