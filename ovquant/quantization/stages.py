@@ -20,9 +20,14 @@ _WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropDa
 # Sums over many values, which are part of a larger operation only where arithmetic follows.
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "AvgPool"})
 _ARITHMETIC = frozenset({"Add", "Subtract", "Multiply", "Divide", "Power", "SquaredDifference", "Sqrt", "Exp"})
+# Element by element, so that they are part of the operation before, with what follows them.
+_ELEMENTWISE = frozenset(
+    {"Relu", "Clamp", "Add", "Subtract", "Sigmoid", "Tanh", "Elu", "Gelu", "PRelu", "Swish", "HSwish", "HSigmoid"}
+    | {"HardSigmoid", "Mish", "SoftPlus", "Abs", "Sqrt", "Exp"}
+)
 # Operations that hand values on as they are, or clip or choose among them.
 _SAFE = frozenset(
-    {"Parameter", "Constant", "Result", "Relu", "Clamp", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+    {"Parameter", "Constant", "Result", "MaxPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
     | {"Split", "VariadicSplit", "Slice", "StridedSlice", "Gather", "ShapeOf", "Broadcast", "Pad", "Tile", "ReadValue"}
 )
 
@@ -83,37 +88,45 @@ def _sensitive(nodes: Mapping[str, Any]) -> frozenset[str]:
     """Return the operations of which it matters, for rounding, whether their output is looked at.
 
     OpenVINO fuses operations, but not across a tensor that something else reads as well. A convolution with its bias, a
-    residual sum, an activation that clips: these round the same, fused or not. A scale that is folded into weights, or a
-    normalization that becomes one operation, does not. So everything counts as sensitive but what is known not to be.
+    residual sum, an activation that clips: these round the same, fused or not. A scale that is folded into weights, one that
+    is multiplied and added to in one step behind an activation, or a normalization that becomes one operation, does not. So
+    everything counts as sensitive but what is known not to be.
     """
-
-    def kinds_of_inputs(node: Any) -> list[str]:
-        return [value.get_node().get_type_name() for value in node.input_values()]
-
-    def users_of(node: Any) -> list[Any]:
-        return [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
-
-    def kinds_of_users(node: Any) -> list[str]:
-        return [user.get_type_name() for user in users_of(node)]
-
-    def is_scaled(node: Any) -> bool:
-        return any(
-            user.get_type_name() in {"Multiply", "Divide"} and "Constant" in kinds_of_inputs(user) for user in users_of(node)
-        )
-
+    scaled = _scaled(nodes)
     found = set()
     for name, node in nodes.items():
-        kind, inputs = node.get_type_name(), kinds_of_inputs(node)
+        kind, inputs = node.get_type_name(), _kinds_of_inputs(node)
         is_bias = kind == "Add" and "Constant" in inputs and bool(_WEIGHTED & set(inputs))
-        if kind in _WEIGHTED or is_bias:
-            is_safe = not is_scaled(node)
+        if kind in _WEIGHTED or kind in {"Relu", "Clamp"} or is_bias:
+            is_safe = name not in scaled
         elif kind in _REDUCTIONS:
-            is_safe = not set(kinds_of_users(node)) & _ARITHMETIC
+            is_safe = not {user.get_type_name() for user in _users_of(node)} & _ARITHMETIC
         else:
-            is_safe = kind in _SAFE or (kind == "Add" and not {"Constant", "Convert"} & set(inputs))
+            is_sum = kind == "Add" and not {"Constant", "Convert"} & set(inputs) and name not in scaled
+            is_safe = kind in _SAFE or is_sum
         if not is_safe:
             found.add(name)
     return frozenset(found)
+
+
+def _scaled(nodes: Mapping[str, Any]) -> frozenset[str]:
+    """Return the operations that a constant scale follows, at once or after others that are fused with them."""
+    found: set[str] = set()
+    for name, node in reversed(dict(nodes).items()):  # users come after what they use
+        for user in _users_of(node):
+            kind = user.get_type_name()
+            is_scale = kind in {"Multiply", "Divide"} and "Constant" in _kinds_of_inputs(user)
+            if is_scale or (kind in _ELEMENTWISE and user.get_friendly_name() in found):
+                found.add(name)
+    return frozenset(found)
+
+
+def _kinds_of_inputs(node: Any) -> list[str]:
+    return [value.get_node().get_type_name() for value in node.input_values()]
+
+
+def _users_of(node: Any) -> list[Any]:
+    return [user.get_node() for output in node.outputs() for user in output.get_target_inputs()]
 
 
 def source_of(stage: Stage, point: Any) -> tuple[Any, int]:

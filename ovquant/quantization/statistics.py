@@ -79,7 +79,7 @@ class Collection:
                 self._collect_checked(stage, members)
             else:
                 held = {
-                    b.tensor: b for branches in members for b in branches if b.source[0].get_friendly_name() in stage.sensitive
+                    b.place: b for branches in members for b in branches if b.source[0].get_friendly_name() in stage.sensitive
                 }
                 self._pass(stage, self._missing([(branches, {}) for branches in members]), list(held.values()))
 
