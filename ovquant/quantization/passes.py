@@ -22,7 +22,7 @@ from ovquant.quantization.quantiles import has_negative_zeros, quantiles
 from ovquant.quantization.stages import Stage, digest_of
 
 _N_THREADS = 2  # that reduce the outputs of a sample; numpy lets others work meanwhile
-N_SEEN = 2  # samples on which it is seen whether a tensor comes out the same in another pass
+N_SEEN = 4  # samples on which it is seen whether a tensor comes out the same in another pass
 
 
 def run(stage: Stage, branches: Sequence[Branch], held: Sequence[Branch], samples: Sequence[Sample]) -> list[tuple[Any, str]]:
@@ -37,7 +37,9 @@ def run(stage: Stage, branches: Sequence[Branch], held: Sequence[Branch], sample
     points = _Points()
     collectors = []
     for branch, reducer, port in joined(branches):
-        recorder = branch.aggregator if branch.is_aggregated else internals().NoopAggregator(branch.n_recorded(len(samples)))
+        # A copy: what one pass gave may not serve, and the next one begins anew.
+        kept = internals().NoopAggregator(branch.n_recorded(len(samples)))
+        recorder = copy.deepcopy(branch.aggregator) if branch.is_aggregated else kept
         collectors.append(points.add(branch, reducer, recorder, port))
     points.look_at([*branches, *held])
     points.collect(stage, samples)

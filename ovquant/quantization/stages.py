@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ovquant.quantization.internals import internals
 if TYPE_CHECKING:
     import openvino as ov
 
+LookedAt: TypeAlias = frozenset[tuple[str, bool]]  # operations by name; True: they are handed the whole tensor
 _WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"})
 # Sums over many values, which are part of a larger operation only where arithmetic follows.
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "AvgPool"})
@@ -66,12 +67,16 @@ class Stage:
             sensitive=_sensitive(nodes),
         )
 
-    def looked_at(self, container: Any) -> frozenset[str]:
+    def looked_at(self, container: Any) -> LookedAt:
         """Return the sensitive operations that a container's collectors look at."""
-        names = (source_of(self, point.target_point)[0].get_friendly_name() for _, point, _ in container.get_tensor_collectors())
-        return self.sensitive.intersection(names)
+        found = set()
+        for _, point, collector in container.get_tensor_collectors():
+            name = source_of(self, point.target_point)[0].get_friendly_name()
+            if name in self.sensitive:
+                found |= {(name, not reducer.inplace) for reducer in collector.reducers}
+        return frozenset(found)
 
-    def digests_with(self, looked_at: frozenset[str]) -> Mapping[str, str]:
+    def digests_with(self, looked_at: LookedAt) -> Mapping[str, str]:
         """Return the digests where these sensitive operations are looked at: other ones for them and what depends on them."""
         if not looked_at:
             return self.digests
@@ -79,8 +84,8 @@ class Stage:
         for name, node in self.nodes.items():
             sources = [value.get_node().get_friendly_name() for value in node.input_values()]
             changed = [found[source] for source in sources if found[source] != self.digests[source]]
-            is_other = name in looked_at or bool(changed)
-            found[name] = digest_of((self.digests[name], name in looked_at, changed)) if is_other else self.digests[name]
+            ways = [is_whole for is_whole in (False, True) if (name, is_whole) in looked_at]
+            found[name] = digest_of((self.digests[name], ways, changed)) if ways or changed else self.digests[name]
         return found
 
 

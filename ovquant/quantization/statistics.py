@@ -6,8 +6,8 @@ What reducers give is kept, sample by sample: it serves every subset size and ev
 passes the whole tensor on (histograms) is the aggregator's result kept instead.
 
 What a tensor holds depends, in its last bits, on what else the model hands out: OpenVINO fuses operations and chooses memory
-layouts accordingly. Two rules keep statistics those of a plain call. A pass serves only containers that look at the same
-sensitive operations, see `ovquant.quantization.stages`. And where whole tensors are handed out, a container's own pass is
+layouts accordingly, each CPU in its own way. Two rules keep statistics those of a plain call. A pass serves only containers
+that look at the same sensitive operations in the same way, see `ovquant.quantization.stages`. And a container's own pass is
 run on the first samples: what a shared pass gives is used only where it is the same there, bit for bit.
 """
 
@@ -23,7 +23,7 @@ from ovquant.protocols import Array, Sample
 from ovquant.quantization import entries, passes
 from ovquant.quantization.branches import Branch, description, divided
 from ovquant.quantization.internals import internals
-from ovquant.quantization.stages import Stage, digest_of, source_of
+from ovquant.quantization.stages import LookedAt, Stage, digest_of, source_of
 from ovquant.quantization.store import ArrayStore
 
 
@@ -69,22 +69,16 @@ class Collection:
             described.append((looked_at, _unnamed(self._branches(stage, looked_at, container))))
         self._collect(stage, described)
 
-    def _collect(self, stage: Stage, described: Sequence[tuple[frozenset[str], list[Branch]]]) -> None:
+    def _collect(self, stage: Stage, described: Sequence[tuple[LookedAt, list[Branch]]]) -> None:
         """Collect for containers that are given by the sensitive operations that they look at, and their branches."""
-        groups: dict[Any, list[list[Branch]]] = {}
+        groups: dict[LookedAt, list[list[Branch]]] = {}
         for looked_at, branches in described:
-            groups.setdefault((looked_at, any(branch.is_whole for branch in branches)), []).append(branches)
-        for (_, is_whole), members in groups.items():
-            if is_whole:
-                self._collect_checked(stage, members)
-            else:
-                held = {
-                    b.place: b for branches in members for b in branches if b.source[0].get_friendly_name() in stage.sensitive
-                }
-                self._pass(stage, self._missing([(branches, {}) for branches in members]), list(held.values()))
+            groups.setdefault(looked_at, []).append(branches)
+        for members in groups.values():
+            self._collect_together(stage, members)
 
-    def _collect_checked(self, stage: Stage, members: Sequence[Sequence[Branch]]) -> None:
-        """Collect for containers that are handed whole tensors: together as far as that gives each the same as by itself."""
+    def _collect_together(self, stage: Stage, members: Sequence[Sequence[Branch]]) -> None:
+        """Collect for containers: together as far as that gives each the same as by itself."""
         pending = [(branches, self._seen_in(stage, branches)) for branches in members]
         pending = [member for member in pending if self._missing([member])]
         is_together = True
@@ -97,9 +91,7 @@ class Collection:
             pending = left if len(chosen) > 1 else [member for member in left if member is not chosen[0]]
 
     def _seen_in(self, stage: Stage, branches: Sequence[Branch]) -> Mapping[str, str]:
-        """Return what a container's own pass gives at each place for the first samples, where it is handed whole tensors."""
-        if not any(branch.is_whole for branch in branches):
-            return {}
+        """Return what a container's own pass gives at each place for the first samples."""
         key = digest_of(("seen", stage.identity, sorted({branch.place for branch in branches})))
         if key not in self._seen:
             kept = self._store.get(key)
@@ -129,12 +121,11 @@ class Collection:
             others = {branch.place: branch for branch in held if branch.place not in places}
             n_samples = max(passes.N_SEEN, *(branch.n_samples for branch in members))
             samples = self._samples[:n_samples]
-            is_checked = any(branch.is_whole for branch in (*members, *held))
             found = passes.run(stage, members, list(others.values()), samples)
             self.n_passes += 1
             kept = {}
             for branch, (values, bits) in zip(members, found, strict=True):
-                seen = {branch.place: bits} if is_checked and branch.varies else {}
+                seen = {branch.place: bits} if branch.varies else {}
                 is_value = branch.is_aggregated
                 entry = entries.encoded(values) if is_value else entries.recorded(values, branch.n_recorded(len(samples)))
                 kept[branch.seen_as(seen).key] = entry
@@ -142,7 +133,7 @@ class Collection:
                     self._note(branch.seen_as(seen).key, entry)
             self._store.put(kept)
 
-    def _branches(self, stage: Stage, looked_at: frozenset[str], container: Any) -> list[tuple[Any, dict[str, Branch]]]:
+    def _branches(self, stage: Stage, looked_at: LookedAt, container: Any) -> list[tuple[Any, dict[str, Branch]]]:
         """Return each collector of a container with its branches by the name that its statistic has for them."""
         digests = stage.digests_with(looked_at)
         return [
