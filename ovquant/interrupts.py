@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -15,6 +16,7 @@ def terminate_like_interrupt() -> None:
     """Let SIGTERM stop a command as Ctrl-C does."""
     _asked.clear()
     if threading.current_thread() is threading.main_thread():
+        sys.unraisablehook = _quietly
         signal.signal(signal.SIGTERM, _interrupt)
         if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
@@ -23,6 +25,12 @@ def terminate_like_interrupt() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _asked.set()
     raise KeyboardInterrupt
+
+
+def _quietly(dropped: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interrupt that was raised in a finalizer: `raise_if_asked` raises it again."""
+    if not (_asked.is_set() and issubclass(dropped.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(dropped)
 
 
 def raise_if_asked() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import sqlite3
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ _NAME = "ovquant"
 _FINGERPRINT = "fingerprint"
 _POPULATION = "population"
 _OPENINGS = "holdout openings"
+_LOCKED_S = 60.0  # to wait for a database that another process holds locked
 OUTSIDE = "outside"  # user attribute of what is no member of the population, in the form of a proposal
 
 
@@ -57,6 +59,18 @@ class Proposal:
     genome: Genome
     strategy: Strategy
     parents: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def _storage_faults() -> Iterator[None]:
+    """Turn what the database raises (no space left, locked, read-only) into one message."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        cause = first_line(getattr(error.__cause__, "orig", None) or error.__cause__ or error)  # SQLite's own words
+        raise OutputError(
+            f"the study cannot be read or written: {cause}; trials recorded before are kept, and the same command continues"
+        ) from error
 
 
 class Study:
@@ -92,7 +106,8 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.load_study(study_name=_NAME, storage=_url(path), sampler=self._sampler)
+            with _storage_faults():
+                self._study = optuna.load_study(study_name=_NAME, storage=_storage(path), sampler=self._sampler)
         self._asked: dict[int, optuna.Trial] = {}
         with _storage_faults():
             self._sampler.population_size = self._study.user_attrs.get(_POPULATION) or population
@@ -115,6 +130,7 @@ class Study:
         """Members of a generation."""
         return self._sampler.population_size or 1
 
+    @_storage_faults()
     def open_holdout(self) -> int:
         """Record that the holdout is looked at, and return how often it was, this time included."""
         n_openings = int(self._study.user_attrs.get(_OPENINGS, 0)) + 1
@@ -131,25 +147,24 @@ class Study:
         return self._rules
 
     @property
+    @_storage_faults()
     def fingerprint(self) -> dict[str, Any] | None:
         """What the study was made of; None for a new one."""
         found: dict[str, Any] | None = self._study.user_attrs.get(_FINGERPRINT)
         return found
 
+    @_storage_faults()
     def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
         """Record what the study is made of."""
         self._study.set_user_attr(_FINGERPRINT, fingerprint)
 
+    @_storage_faults()
     def ask(self) -> Proposal:
         """Return the next proposal.
 
         Raises:
             LookupError: every strategy of the space was tried.
         """
-        with _storage_faults():
-            return self._ask()
-
-    def _ask(self) -> Proposal:
         # Optuna asks no sampler for a trial without parameters.
         if not self._space.genes and (self._asked or any(trial.code is not None for trial in self.trials())):
             raise LookupError("the only strategy of the search space was tried")
@@ -170,6 +185,7 @@ class Study:
         self._asked[trial.number] = trial
         return Proposal(number=trial.number, generation=generation, genome=child.genome, strategy=strategy, parents=parents)
 
+    @_storage_faults()
     def n_missing(self) -> int:
         """Return how many members the current generation lacks."""
         size = self.population_size
@@ -177,23 +193,23 @@ class Study:
         members = [generation for generation in map(generation_of, evaluated) if generation is not None]
         return size - members.count(max(members, default=0)) % size
 
+    @_storage_faults()
     def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
         """Record what came of a proposal."""
         trial = self._asked.pop(proposal.number)
-        with _storage_faults():
-            trial.set_user_attr(RESULT, self._result(outcome, role))
-            if isinstance(outcome, Failure):
-                self._study.tell(trial, state=TrialState.FAIL)
-            else:
-                self._study.tell(trial, self._rules.values(outcome))
+        trial.set_user_attr(RESULT, self._result(outcome, role))
+        if isinstance(outcome, Failure):
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, self._rules.values(outcome))
         return self.trial(proposal.number)
 
+    @_storage_faults()
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
         """Record a trial that is no member of the population: the float model, or a strategy outside of the space."""
         proposal: dict[str, Any] = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
         attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
-        with _storage_faults():
-            self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
+        self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
         return _trial(self._study.get_trials(deepcopy=False)[-1])
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
@@ -204,6 +220,7 @@ class Study:
             "fitness": None if isinstance(outcome, Failure) else self._rules.fitness(outcome),
         }
 
+    @_storage_faults()
     def trials(self) -> list[Trial]:
         """Return the settled trials in the order of their numbers."""
         return _settled(self._study)
@@ -240,16 +257,6 @@ def _trial(frozen: FrozenTrial) -> Trial:
         violation=result["violation"],
         fitness=result["fitness"],
     )
-
-
-@contextlib.contextmanager
-def _storage_faults() -> Iterator[None]:
-    """Turn what the database raises (no space left, locked, read-only) into one message."""
-    try:
-        yield
-    except optuna.exceptions.StorageInternalError as error:
-        cause = first_line(error.__cause__ or error)
-        raise OutputError(f"the study cannot be written: {cause}; trials recorded before are kept") from error
 
 
 def read_trials(path: Path) -> list[Trial]:
@@ -295,13 +302,23 @@ def snapshot(path: Path) -> Iterator[Path]:
 
 def _copy(path: Path, copy: Path) -> None:
     """Copy a database. A read-only connection cannot take back what a killed process left: then the copy does."""
+    deadline = time.monotonic() + _LOCKED_S
+
+    def give_up(status: int, remaining: int, total: int) -> None:
+        if time.monotonic() > deadline:  # else it is tried again without end
+            raise _LockedError("another process holds it locked")
+
     with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(_connect(path, "ro")) as source:
         with contextlib.closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
+            source.backup(target, progress=give_up)
         return
     for suffix in ("", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+
+
+class _LockedError(OSError):
+    """A database stays locked."""
 
 
 def read_genes(path: Path) -> dict[int, dict[str, str]]:
@@ -317,7 +334,7 @@ def read_genes(path: Path) -> dict[int, dict[str, str]]:
 def _load(path: Path) -> optuna.Study:
     _require_study(path)
     try:
-        return optuna.load_study(study_name=_NAME, storage=_url(path))
+        return optuna.load_study(study_name=_NAME, storage=_storage(path))
     except Exception as error:
         raise OutputError(f"{path}: cannot be read as a study: {first_line(error)}") from error
 
@@ -331,7 +348,7 @@ def _create(path: Path, directions: Sequence[Direction]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     with _storage_faults():
-        storage = optuna.storages.RDBStorage(_url(partial))
+        storage = _storage(partial)
         optuna.create_study(study_name=_NAME, storage=storage, directions=directions)
     storage.remove_session()
     storage.engine.dispose()
@@ -370,5 +387,7 @@ def _tables(path: Path, mode: str) -> set[str]:
         return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
 
 
-def _url(path: Path) -> str:
-    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """Open a database, with patience: a viewer may hold it locked for a while."""
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _LOCKED_S}})

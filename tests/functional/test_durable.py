@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,8 @@ import psutil
 import pytest
 from conftest import Run
 
+from ovquant import study, workplace
+from ovquant.records import Evaluation
 from ovquant.session import STUDY_FILE
 from ovquant.study import read_trials
 
@@ -31,6 +38,24 @@ def score(outputs, labels):
     CALLS.write_text(str(n_calls + 1))
     if n_calls in {crashing!r}:
         os.abort()
+    return np.array([float(np.argmax(output) == label) for output, label in zip(outputs["logits"], labels)])
+"""
+
+# Runs a program of the test's at one call of the metric, which is in the worker, in the midst of a search.
+INTERRUPTED = """
+import os, sqlite3, sys, threading, time
+from pathlib import Path
+import numpy as np
+
+n_calls = 0
+
+def score(outputs, labels):
+    global n_calls
+    n_calls += 1
+    happened = Path(__file__).with_name("happened")
+    if n_calls == 4 and not happened.exists():
+        happened.touch()
+{program}
     return np.array([float(np.argmax(output) == label) for output, label in zip(outputs["logits"], labels)])
 """
 
@@ -161,3 +186,86 @@ def test_a_directory_without_room_is_refused_before_any_work(
     assert "20 MB are free there" in result.output
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.iterdir())
+
+
+def interrupted(folder: Path, program: str) -> list[object]:
+    """Return options of a search that something happens to while its first candidates are validated."""
+    source = INTERRUPTED.format(program=textwrap.indent(textwrap.dedent(program), " " * 8))
+    (folder / "metric.py").write_text(source)
+    return ["--metric", f"{folder / 'metric.py'}:score", "--max-drop", "0.5", "--max-trials", "6", "--population", "2"]
+
+
+LOCKED = """
+    database = sqlite3.connect({study!r}, check_same_thread=False, isolation_level=None)
+    database.execute("begin exclusive")
+    threading.Timer({seconds}, database.close).start()
+"""
+
+
+def test_a_study_that_is_locked_for_a_while_is_waited_for(run: Run, conv_case: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    options = interrupted(tmp_path, LOCKED.format(study=str(output / STUDY_FILE), seconds=1.0))
+    run("search", conv_case[0], "--data", conv_case[1], *options, "-o", output)
+    assert sum(trial.code is not None for trial in read_trials(output / STUDY_FILE)) == 6
+
+
+def test_a_study_that_stays_locked_ends_the_search_and_it_goes_on_later(
+    run: Run, conv_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "_LOCKED_S", 0.1)
+    output = tmp_path / "out"
+    options = interrupted(tmp_path, LOCKED.format(study=str(output / STUDY_FILE), seconds=1000.0))
+    result = run("search", conv_case[0], "--data", conv_case[1], *options, "-o", output, code=OUTPUT)
+    assert "the study cannot be read or written: database is locked" in " ".join(result.output.split())
+    run("resume", output)
+    assert sum(trial.code is not None for trial in read_trials(output / STUDY_FILE)) == 6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+FULL = """
+    with Path({filler!r}).open("wb") as stream:
+        try:
+            while True:
+                os.write(stream.fileno(), bytes(4096))
+        except OSError:
+            pass
+"""
+
+
+def test_a_disk_that_fills_up_ends_the_search_and_it_goes_on_once_there_is_room(
+    run: Run, conv_case: tuple[Path, Path], tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workplace, "_ROOM_BYTES", 1 << 20)
+    output, filler = small_disk / "out", small_disk / "filler"
+    options = interrupted(tmp_path, FULL.format(filler=str(filler)))
+    result = run("search", conv_case[0], "--data", conv_case[1], *options, "-o", output, code=OUTPUT)
+    assert "Traceback" not in result.output
+    assert re.search(r"no space left|disk is full|No space left", " ".join(result.output.split())), result.output
+    filler.unlink()
+    run("resume", output)
+    assert sum(trial.code is not None for trial in read_trials(output / STUDY_FILE)) >= 6
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    run: Run, conv_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, jumps = time.time, itertools.cycle([0.0, 86_400.0, -86_400.0])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    output = tmp_path / "out"
+    options = interrupted(tmp_path, "    time.time = lambda real=time.time: real() - 86_400 * n_calls\n")
+    run("search", conv_case[0], "--data", conv_case[1], *options, "--budget", "10m", "-o", output)
+    trials = read_trials(output / STUDY_FILE)
+    assert sum(trial.code is not None for trial in trials) == 6
+    spent = [seconds for trial in trials if isinstance(trial.outcome, Evaluation) for seconds in trial.outcome.seconds.values()]
+    assert all(0 <= seconds < 600 for seconds in spent)

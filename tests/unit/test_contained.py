@@ -1,6 +1,6 @@
 """What takes a worker down is found, told as the candidate's failure, and the next candidates are none the worse.
 
-Faults are real: a metric of the user's that crashes, hangs or eats memory in the worker, once, when a file says so.
+Faults are real: code of the user's that crashes, hangs, eats memory or raises in the worker, once, when a file says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fakes import faults
 
 from ovquant.contained import ContainedExecutor, Limits, _LostError
 from ovquant.errors import DataError, OutputError, OvquantError
@@ -24,52 +25,25 @@ from ovquant.tasks import BenchSpec, Task
 
 SHORT = MeasurementPlan(visits=6, burst=4, discard=1, seconds=0.05)
 FIRST, SECOND, THIRD = (Strategy(subset_size=size) for size in (10, 9, 8))
-METRIC = """
-import os, signal, time
-from pathlib import Path
-import numpy as np
-
-def score(outputs, labels):
-    order = Path({order!r})
-    fault = order.read_text() if order.exists() else ""
-    order.unlink(missing_ok=True)
-    if fault == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if fault == "abort":
-        os.abort()
-    if fault == "exit":
-        os._exit(3)
-    if fault == "hang":
-        time.sleep(1000)
-    if fault == "memory":
-        eaten = []
-        while True:
-            eaten.append(np.ones(1 << 24))
-            time.sleep(0.01)
-    if fault == "raise":
-        raise RuntimeError("made to fail")
-    scores = np.array([float(np.argmax(output) == label) for output, label in zip(outputs["logits"], labels)])
-    return scores * np.nan if fault == "nan" else scores
-"""
 
 
 @pytest.fixture
 def order(tmp_path: Path) -> Path:
     """Return the file that a fault is ordered by."""
-    return tmp_path / "order"
+    return tmp_path / faults.ORDER
 
 
 @pytest.fixture
 def bench(conv_case: tuple[Path, Path], tmp_path: Path, order: Path) -> BenchSpec:
-    (tmp_path / "metric.py").write_text(METRIC.format(order=str(order)))
+    source = faults.install(tmp_path, conv_case[1])
     (tmp_path / "work").mkdir(exist_ok=True)  # a worker may have been started before
     return BenchSpec(
         model=str(conv_case[0]),
         target=Target(version=1, name="t", device="CPU", measurement=Measurement(ranking=SHORT, verdict=SHORT)),
         device="CPU",
-        data=DataSpec(path=str(conv_case[1])),
+        data=DataSpec(path=f"{source}:data"),
         seed=0,
-        metrics=(MetricSpec(name=f"{tmp_path / 'metric.py'}:score"),),
+        metrics=(MetricSpec(name=f"{source}:score"),),
         output_kinds={},
         model_dir=str(tmp_path / "work"),
     )
@@ -83,30 +57,32 @@ def executor(tmp_path: Path) -> Iterator[ContainedExecutor]:
     running.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "error", "message"),
-    [
-        ("segfault", "Crash", "SIGSEGV"),
-        ("abort", "Crash", "SIGABRT"),
-        ("exit", "Crash", "exit code 3"),
-        ("hang", "Hang", "validate did not end within 3 s"),
-        ("memory", "OutOfMemory", "more than the limit of 1024 MB"),
-        ("raise", "DataError", "made to fail"),
-        ("nan", "DataError", ""),
-    ],
-)
+MESSAGES = {
+    "segfault": "SIGSEGV",
+    "abort": "SIGABRT",
+    "kill": "SIGKILL, as the system does when memory runs out",
+    "exit": "exit code 3",
+    "hang": "validate did not end within 3 s",
+    "memory": "more than the limit of 1024 MB",
+}
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
 def test_a_fault_is_its_candidates_alone(
-    executor: ContainedExecutor, bench: BenchSpec, order: Path, fault: str, error: str, message: str
+    executor: ContainedExecutor, bench: BenchSpec, order: Path, tmp_path: Path, fault: str
 ) -> None:
     opened = executor.open(bench)
     assert executor.submit([Task(bench=bench, subject=FloatModel(inference_precision="f32"))])[0].kind == "evaluation"
     order.write_text(fault)
     if fault == "hang":
         executor._limits = dataclasses.replace(executor._limits, least_s=3.0, factor=1.0)
+    executor.announce(bench, [FIRST, SECOND])
     outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in (FIRST, SECOND)])
+    assert (tmp_path / faults.DONE).read_text() == f"{fault}\n"
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    assert [(failure.stage, failure.error) for failure in failures] == [("validate", error)]
-    assert message in failures[0].message
+    expected = faults.FAULTS[fault]
+    assert [(failure.stage, failure.error) for failure in failures] == ([] if expected is None else [expected])
+    assert all(MESSAGES.get(fault, "") in failure.message for failure in failures)
     healthy = executor.submit([Task(bench=bench, subject=THIRD)])[0]
     assert isinstance(healthy, Evaluation)
     assert executor.open(bench) == opened
@@ -125,16 +101,14 @@ def test_where_two_may_be_guilty_each_is_run_by_itself(executor: ContainedExecut
 def test_what_was_settled_before_a_crash_is_not_lost(
     executor: ContainedExecutor, bench: BenchSpec, order: Path, tmp_path: Path
 ) -> None:
-    metric = tmp_path / "metric.py"
-    counted = "    with Path({!r}).open('a') as stream:\n        stream.write('x')\n    order = ".format(str(tmp_path / "calls"))
-    metric.write_text(metric.read_text().replace("    order = ", counted))
+    module, first = tmp_path / "faulty.py", "    global n_scored\n"
+    counted = f"    with (HERE / 'calls').open('a') as stream:\n        stream.write('x')\n{first}"
+    module.write_text(module.read_text().replace(first, counted))
     executor.open(bench)
     (tmp_path / "calls").unlink()
     # The third call is of the third candidate: the first two have been settled by then.
-    source = metric.read_text().replace(
-        '    if fault == "segfault":', f"    if len(Path({str(tmp_path / 'calls')!r}).read_text()) == 3:"
-    )
-    metric.write_text(source)
+    third = "    if len((HERE / 'calls').read_text()) == 3:\n"
+    module.write_text(module.read_text().replace('    if fault == "segfault":\n', third))
     executor._replace(
         _LostError(Failure(stage="start", error="Crash", message="a new worker reads the metric again"), frozenset())
     )
@@ -172,9 +146,9 @@ def test_errors_of_the_users_keep_their_kind(executor: ContainedExecutor, bench:
         executor.open(BenchSpec(**{name: getattr(bench, name) for name in bench.__slots__} | {"data": DataSpec(path="no.npz")}))
 
 
-def test_a_worker_that_crashes_at_the_start_is_an_error(executor: ContainedExecutor, bench: BenchSpec, order: Path) -> None:
-    order.write_text("segfault")
-    with pytest.raises(OvquantError, match="SIGSEGV"):
+def test_a_worker_that_crashes_at_the_start_is_an_error(executor: ContainedExecutor, bench: BenchSpec, tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text("import os\nos.abort()\n")
+    with pytest.raises(OvquantError, match="SIGABRT"):
         executor.open(bench)
 
 
@@ -191,8 +165,8 @@ def test_on_a_full_disk_a_failure_ends_the_search(
 def test_what_a_worker_prints_does_not_reach_the_terminal(
     executor: ContainedExecutor, bench: BenchSpec, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    metric = tmp_path / "metric.py"
-    metric.write_text(metric.read_text().replace("    order = ", "    print('noise')\n    os.write(2, b'loud')\n    order = "))
+    module, first = tmp_path / "faulty.py", "    global n_scored\n"
+    module.write_text(module.read_text().replace(first, f"    print('noise')\n    os.write(2, b'loud')\n{first}"))
     executor.open(bench)
     assert capfd.readouterr() == ("", "")
     assert "noise" in (tmp_path / "work" / "worker-1.log").read_text()
