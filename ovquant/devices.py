@@ -93,9 +93,7 @@ def _notes_on(site: Site) -> list[str]:
     lacking = sorted(set(there.precisions) - runtime.device_precisions(here))
     if lacking:
         names = ", ".join(lacking)
-        notes.append(
-            f"This machine does not compute in {names}: what runs so by default there is validated otherwise here."
-        )
+        notes.append(f"This machine does not compute in {names}: what runs so by default there is validated otherwise here.")
     if there.load is not None and there.load > _BUSY_LOAD:
         notes.append(f"The machine that measures was busy at the start: a load of {there.load:g} for each of its CPUs.")
     return notes
