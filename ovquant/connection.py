@@ -42,7 +42,7 @@ SENT = (
     "turns",
 )
 # Takes what is sent from standard input and runs it, or tells what is missing; written for any Python 3.
-_BOOT = """\
+BOOT = """\
 import json, os, shutil, sys, tempfile
 def lack(what):
     print(json.dumps({"lacks": what}))
@@ -103,9 +103,9 @@ class Connection:
         """
         self._address = address
         self._told: collections.deque[str] = collections.deque(maxlen=_TOLD_LINES)
-        package, prefix = _package(), f"ovquant-{search}-"
+        sent, prefix = package(), f"ovquant-{search}-"
         home, rest = ("~/", address.python[2:]) if address.python.startswith("~/") else ("", address.python)
-        remote = f"exec {home}{shlex.quote(rest)} -c {shlex.quote(_BOOT)} {prefix} {len(package)}"
+        remote = f"exec {home}{shlex.quote(rest)} -c {shlex.quote(BOOT)} {prefix} {len(sent)}"
         try:
             # In a session of its own: Ctrl-C is for this process, which ends the other one in order.
             self._process = subprocess.Popen(
@@ -123,7 +123,7 @@ class Connection:
         self._listener = threading.Thread(target=self._listen, args=(errors,), daemon=True)
         self._listener.start()
         try:
-            lacks = self._begin(package)
+            lacks = self._begin(sent)
         except BaseException:
             self.close()
             raise
@@ -134,7 +134,7 @@ class Connection:
                 "--remote-python PATH"
             )
 
-    def _begin(self, package: bytes) -> str | None:
+    def _begin(self, sent: bytes) -> str | None:
         """Send what measures; return what it lacks there.
 
         Raises:
@@ -143,7 +143,7 @@ class Connection:
         alarm = threading.Timer(_BEGIN_S, self._process.kill)
         alarm.start()
         try:
-            self._write([package])
+            self._write([sent])
             return cast("str | None", self._first_answer()["lacks"])
         except LostError as lost:
             if not alarm.is_alive():
@@ -250,7 +250,7 @@ def _options(address: Address) -> list[str]:
     return [word for option, value in named.items() if value is not None for word in (option, str(value))]
 
 
-def _package() -> bytes:
+def package() -> bytes:
     """Return what is sent, as a zip file."""
     root, packed = importlib.resources.files("ovquant"), io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

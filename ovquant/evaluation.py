@@ -349,7 +349,8 @@ class Workbench:
                 return
             each = round((time.perf_counter() - start) / len(new), 4)
             for candidate, latency in zip(new.values(), measured, strict=True):
-                candidate.stages.seconds["latency"] = each
+                seconds = candidate.stages.seconds
+                seconds["latency"] = round(seconds.get("latency", 0.0) + each, 4)
                 self._latencies[str(candidate.structure)] = latency
         for candidate in timed:
             candidate.latency = self._latencies[str(candidate.structure)]

@@ -19,7 +19,7 @@ from ovquant.address import Address
 from ovquant.audit import Audit, from_json
 from ovquant.connection import Connection, LostError
 from ovquant.environment import MachineState
-from ovquant.errors import DeviceError, ModelError, OvquantError, did_you_mean
+from ovquant.errors import DeviceError, ModelError, OvquantError
 from ovquant.machine import Machine
 from ovquant.metering import LocalMeter, Ready
 from ovquant.protocols import Clock, LatencyMeter, Sample
@@ -72,9 +72,8 @@ def site_at(address: Address, device: str, folder: Path, where: str) -> Site:
     except LostError as error:
         raise DeviceError(f"{address}: cannot be measured on: {error}. Check host, port and network") from error
     if found["machine"] is None:
-        hint = did_you_mean(device.upper(), found["devices"])
         raise DeviceError(
-            f"{where}: device {device!r} is not on {address}{hint}; devices there: {', '.join(found['devices'])}. "
+            f"{where}: device {device!r} is not on {address}; devices there: {', '.join(found['devices'])}. "
             "Install its driver there, or choose another target"
         )
     return Site(address=address, device=device, search=search, machine=machine.from_json(found["machine"]))
