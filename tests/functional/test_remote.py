@@ -231,37 +231,27 @@ class Listening(Console):
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_candidates_fail_while_the_machine_is_gone_and_the_search_goes_on(
+def test_a_search_outlives_the_machine_for_some_candidates_and_is_continued_if_it_is_gone_at_the_end(
     job: Job, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_PAUSES_S", (0.01, 0.01))
 
     def react(progress: Progress) -> None:
-        if progress.n_candidates == 2:
+        if progress.n_candidates in {2, 6}:
             loopback.stop()
         if progress.n_candidates == 4:
             loopback.start()
 
-    result, trials = search(job, Listening(react))
+    try:
+        with pytest.raises(DeviceError, match="the connection was lost 3 times in a row"):
+            search(job, Listening(react))
+    finally:
+        loopback.start()
+    result, trials = search(job)
     failures = [t.outcome for t in trials if isinstance(t.outcome, Failure)]
     assert [(failure.stage, failure.error) for failure in failures] == [("latency", "DeviceError")] * 2
     assert all("the connection was lost 3 times in a row" in failure.message for failure in failures)
     assert (result["n_trials"], result["n_failures"], result["stop_reason"]) == (7, 2, "max_trials reached")
-
-
-@pytest.mark.usefixtures("nothing_left")
-def test_a_search_whose_machine_is_gone_at_the_end_is_continued_when_it_is_back(
-    job: Job, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "_PAUSES_S", (0.01,))
-    short = job.model_copy(update={"max_trials": 2})
-    try:
-        with pytest.raises(DeviceError, match="the connection was lost 2 times in a row"):
-            search(short, Listening(lambda progress: loopback.stop() if progress.n_candidates == 2 else None))
-    finally:
-        loopback.start()
-    result, trials = search(short)
-    assert (len(trials), result["n_failures"]) == (3, 0)
 
 
 # What is refused before anything begins
