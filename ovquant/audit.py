@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from ovquant import runtime
 from ovquant.protocols import Sample
@@ -16,6 +16,7 @@ from ovquant.quantizers import DisjointSets
 
 if TYPE_CHECKING:
     import openvino as ov
+    from pydantic import TypeAdapter
 
 # Kernels that compute nothing: they change a tensor's precision or layout for the next one.
 _CONVERTING = frozenset({"Reorder", "Convert", "FakeQuantize", "Quantize"})
@@ -102,12 +103,16 @@ def same_operations(floats: Audit, quantized: Audit) -> Iterator[tuple[list[Kern
     yield from groups.values()
 
 
-_AUDIT = TypeAdapter(Audit)
+@functools.cache
+def _adapter() -> TypeAdapter[Audit]:
+    from pydantic import TypeAdapter  # not on machines that only measure
+
+    return TypeAdapter(Audit)
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
     """Return an audit as JSON values."""
-    content: dict[str, Any] = _AUDIT.dump_python(audit, mode="json")
+    content: dict[str, Any] = _adapter().dump_python(audit, mode="json")
     return content
 
 
@@ -117,7 +122,7 @@ def from_json(content: dict[str, Any]) -> Audit:
     Raises:
         ValidationError: it is none.
     """
-    return _AUDIT.validate_python(content)
+    return _adapter().validate_python(content)
 
 
 def audits(

@@ -11,6 +11,7 @@ from typing import Any
 
 from ovquant.building import watched
 from ovquant.inference import CompiledModel
+from ovquant.metering import Ready
 from ovquant.protocols import Watch
 from ovquant.records import Failure, Latency
 from ovquant.tasks import Task
@@ -53,6 +54,11 @@ class Candidate:
     graph_digest: str = ""
     structure: str | None = None
     latency: Latency | None = None
+
+    @property
+    def ready(self) -> Ready:
+        """The model, to be measured."""
+        return Ready(path=self.path, model=self.model, precision=self.task.subject.inference_precision, compiled=self.compiled)
 
     @property
     def known_as(self) -> tuple[Any, ...]:

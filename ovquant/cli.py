@@ -29,10 +29,12 @@ from ovquant.options import (
     MaxDrop,
     MaxItems,
     Mean,
+    MeasureOn,
     MemoryLimit,
     Metrics,
     PackageLayout,
     Picked,
+    RemotePython,
     ReportFormat,
     Resize,
     Scale,
@@ -88,6 +90,8 @@ def search(
     layout: Layout = None,
     channels: Channels = None,
     device: DeviceName = None,
+    measure_on: MeasureOn = None,
+    remote_python: RemotePython = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
     is_verbose: IsVerbose = False,
@@ -124,6 +128,8 @@ def search(
         "seed": seed,
         "output": output,
         "device": device,
+        "measure_on": measure_on,
+        "remote_python": remote_python,
     }
 
     def run(console: Console) -> dict[str, Any]:
@@ -241,6 +247,8 @@ def evaluate(
     layout: Layout = None,
     channels: Channels = None,
     device: DeviceName = None,
+    measure_on: MeasureOn = None,
+    remote_python: RemotePython = None,
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
@@ -273,6 +281,8 @@ def evaluate(
             "target": target,
             "metrics": [{"name": name} for name in metric] if metric else None,
             "device": device,
+            "measure_on": measure_on,
+            "remote_python": remote_python,
         }
         return commands.evaluate(models, load_job(None, options), console)
 

@@ -30,7 +30,6 @@ from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
 from ovquant.interrupts import at_once_next_time
 from ovquant.job import Job, load_job
-from ovquant.latency import SystemClock
 from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
@@ -42,6 +41,7 @@ from ovquant.strategy import Strategy
 from ovquant.study import Study, read_trials
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
+from ovquant.turns import SystemClock
 from ovquant.verdict import Row, Verdict, describe
 from ovquant.workplace import LOG_FILE, held, note_trial, open_study
 
@@ -128,8 +128,10 @@ def _announce(session: Session, study: Study, console: Console) -> None:
     opened, space = session.opened, session.space
     console.info(
         f"ovquant {versions().get('ovquant', '')}: {Path(session.job.model).name} for target {session.target.name} on "
-        f"{session.device.name} ({session.device.full_name})"
+        f"{session.device.where}"
     )
+    if session.device.site is not None:
+        console.info(f"latency is measured on {session.device.site.address}: {session.device.site.machine}")
     console.info("data: " + ", ".join(f"{count} {name}" for name, count in opened.n_items.items()) + " items")
     options = session.job.data.preprocessing.model_dump(exclude_defaults=True)
     told = ", ".join(f"{key} {_listed(value)}" for key, value in options.items())
@@ -244,6 +246,7 @@ def _finish(
         "n_holdout_openings": n_openings,
         "economy": dataclasses.asdict(saved),
         "notes": [*session.space.notes, *session.device.notes],
+        "measured_on": session.measured_on,
         "output": str(output),
         "kernels": _kernels(session, executor, trial),
     }
@@ -255,8 +258,7 @@ def _finish(
     if n_openings > 1:
         notes.append(f"The holdout was looked at {n_openings} times in this study.")
     notes.extend(session.device.notes)
-    device = f"{session.device.name} ({session.device.full_name})"
-    console.verdict(decision, shown.caption(decision.rows, device, notes))
+    console.verdict(decision, shown.caption(decision.rows, session.device.where, notes))
     failures = result["n_failures"]
     console.result(f"{result['n_trials']} trials, {failures} failed; details in {output / TRIALS_FILE}")
     console.info(saved.words())
@@ -288,25 +290,25 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
         OvquantError: they cannot be measured together.
     """
     target = load_target(job.target)
-    device = resolve_device(target, job.device)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        device = resolve_device(target, job.device, job.address, Path(folder))
         bench = BenchSpec(
             model=job.model,
             target=target,
-            device=device.name,
+            device=device.here,
             data=job.data,
             seed=job.seed,
             metrics=job.metrics,
             output_kinds=dict(job.output_kinds),
             model_dir=folder,
             is_divided=False,
+            site=device.site,
         )
         rows = _side_by_side(models, bench)
     for note in device.notes:
         console.warn(note)
-    where = f"{device.name} ({device.full_name})"
-    console.rows(rows, shown.caption(rows, where, [f"Reference and baseline are {models[0]}.", *device.notes]))
-    return {"rows": [verdict.row_to_json(row) for row in rows], "device": where, "notes": list(device.notes)}
+    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *device.notes]))
+    return {"rows": [verdict.row_to_json(row) for row in rows], "device": device.where, "notes": list(device.notes)}
 
 
 def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
@@ -318,9 +320,9 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
         ("reference", FloatModel(inference_precision="f32")),
         *((f"model {index}", _model_file(path, workbench)) for index, path in enumerate(models[1:], start=2)),
     ]
-    executor = InProcessExecutor()
-    outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
-    comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
+    with contextlib.closing(InProcessExecutor()) as executor:
+        outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
+        comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
     return _rows(subjects, outcomes, comparison)
 
 

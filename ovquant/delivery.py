@@ -140,7 +140,7 @@ def _measured(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(session: Session, model: Any, samples: Sequence[Sample], precision: InferencePrecision) -> list[dict[str, Array]]:
-    compiled = CompiledModel(model, session.bench.device, session.target.compile_properties, precision)
+    compiled = CompiledModel(model, session.bench.device, session.bench.properties, precision)
     return [compiled.infer(sample) for sample in samples]
 
 

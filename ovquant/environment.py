@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 _ROOT = Path("/")
 _BUSY_COLUMNS = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq of a "cpu" line of /proc/stat, see proc(5)
 _STOLEN_COLUMN = 7
@@ -56,6 +54,8 @@ def cpu_flags() -> frozenset[str] | None:
 
 def available_bytes(root: Path = _ROOT) -> int:
     """Return the memory that is free for a process: the system's, or what is left of its control group's limit."""
+    import psutil
+
     free = int(psutil.virtual_memory().available)
     limit, used = (_read(root / "sys/fs/cgroup" / name).strip() for name in ("memory.max", "memory.current"))
     return min(free, max(0, int(limit) - int(used))) if limit.isdecimal() and used.isdecimal() else free

@@ -18,13 +18,14 @@ from ovquant.building import SHARED, Builder, watched
 from ovquant.candidate import Candidate, Stages
 from ovquant.datasets.splits import Samples, fingerprint
 from ovquant.environment import may_saturate, versions
-from ovquant.errors import DataError, ModelError, OvquantError, did_you_mean, first_line
+from ovquant.errors import DataError, DeviceError, ModelError, OvquantError, did_you_mean, first_line
 from ovquant.inference import CompiledModel
 from ovquant.job import OutputKind
-from ovquant.latency import SystemClock, measure, summarize
+from ovquant.latency import summarize
+from ovquant.metering import Ready
 from ovquant.metrics import divergence, intervals
 from ovquant.metrics.scores import SklearnScorer, TopK, build_metric
-from ovquant.protocols import Metric, Watch, unwatched
+from ovquant.protocols import Metric, Sample, Watch, unwatched
 from ovquant.quantization import plain
 from ovquant.quantization.store import ArrayStore
 from ovquant.racing import Constraint
@@ -41,9 +42,9 @@ from ovquant.records import (
     Split,
     Subject,
 )
+from ovquant.remote import meter_of
 from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
-from ovquant.structure import structure_key
 from ovquant.targets import MeasurementPlan
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
 from ovquant.validation import Columns, Reference, Validator, column_of
@@ -93,7 +94,8 @@ class Workbench:
         self._validator = Validator(self.samples, self.metrics, self.output_names, work / "references")
         self._kept = ArrayStore(work / "items")
         self._identity = ""
-        self._baseline = self._compile(self.model, None)
+        self.meter = meter_of(spec.site, spec.device, spec.target.compile_properties, self._timed_sample, work / "sent")
+        self._baseline = self.ready(Path(spec.model), self.model, None)
         self._references: dict[Split, Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
         self._latencies: dict[str, Latency] = {}
@@ -111,16 +113,17 @@ class Workbench:
     @property
     def own_precision(self) -> InferencePrecision:
         """The float precision that the target's compile properties give on the device."""
-        return self._baseline.precision
+        return self.meter.precision(self._baseline)
 
     def facts(self) -> ModelFacts:
-        """Return what a search space needs to know."""
+        """Return what a search space needs to know. Of precisions that is those which can be both validated here and timed."""
+        site, own, here = self.spec.site, self.own_precision, runtime.device_precisions(self.spec.device)
         return ModelFacts(
             operations=self.operations,
             n_calibration=len(self.samples.items("calibration")),
-            own_precision=self.own_precision,
-            device_precisions=runtime.device_precisions(self.spec.device) | {self.own_precision},
-            may_saturate=may_saturate(self.spec.device),
+            own_precision=own,
+            device_precisions=(here if site is None else here & set(site.machine.precisions)) | {own},
+            may_saturate=may_saturate(self.spec.device) if site is None else site.machine.may_saturate,
             can_align_channels=plain.can_align_channels(),
         )
 
@@ -193,7 +196,7 @@ class Workbench:
         if not self._identity:
             files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in runtime.model_files(Path(self.spec.model))]
             data = [fingerprint(self.spec.data), self.spec.data.model_dump(mode="json")]
-            self._identity = repr([files, data, self.spec.device, dict(self.spec.target.compile_properties), versions()])
+            self._identity = repr([files, data, self.spec.device, dict(self.spec.properties), versions()])
         return hashlib.sha256(f"{self._identity} {self.samples.items(split)}".encode()).hexdigest()
 
     @property
@@ -212,8 +215,9 @@ class Workbench:
         return self._builder.build(subject) if isinstance(subject, Strategy) else Path(subject.path)
 
     def close(self) -> None:
-        """Build nothing more."""
+        """Build and measure nothing more."""
         self._builder.close()
+        self.meter.close()
 
     def evaluate(self, task: Task) -> Outcome:
         """Return what came of one model, see `evaluate_all`."""
@@ -256,18 +260,24 @@ class Workbench:
         return [outcomes[index] for index in range(len(tasks))]
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
-        """Return the latencies of several models measured in turns; the first one is the baseline."""
+        """Return the latencies of several models measured in turns; the first one is the baseline.
+
+        Raises:
+            DeviceError: the machine that measures cannot be reached.
+        """
         stages = Stages(self._watch, SHARED)
         try:
-            compiled = []
+            models = []
             for subject in task.subjects:
                 with stages.stage("quantize"):
                     path = self.build(subject)
                 with stages.stage("compile"):
-                    compiled.append(self._compile(runtime.read_model(path), subject.inference_precision))
+                    models.append(self.ready(path, runtime.read_model(path), subject.inference_precision))
             with stages.stage("verdict"):
                 plan = self.spec.target.measurement.verdict
-                return Comparison(latencies=tuple(self._time(compiled, plan)), sharing_fault=self.sharing_fault)
+                return Comparison(latencies=tuple(self._time(models, plan)), sharing_fault=self.sharing_fault)
+        except DeviceError:
+            raise
         except Exception as error:
             return Failure(stage=stages.current, error=type(error).__name__, message=first_line(error))
 
@@ -303,7 +313,9 @@ class Workbench:
                 if candidate.known_as not in self._known or not isinstance(task.subject, Strategy):
                     self._check_interface(candidate.model, candidate.path)
                     candidate.compiled = self._compile(candidate.model, task.subject.inference_precision)
-                    candidate.structure = self._structure(candidate) if task.is_timed else None
+            if candidate.compiled is not None and task.is_timed:
+                with stages.stage("compile" if self.meter.is_here else "latency"):
+                    candidate.structure = self.meter.structure(candidate.ready)
         return candidate
 
     @contextlib.contextmanager
@@ -317,40 +329,28 @@ class Workbench:
             candidate.failure = Failure(stage=candidate.stages.current, error=type(error).__name__, message=first_line(error))
             candidate.compiled = None
 
-    def _structure(self, candidate: Candidate) -> str:
-        compiled = candidate.compiled
-        if compiled is None:
-            raise ValueError("not compiled")
-        sample = self.samples.sample(self.samples.items("validation")[0])
-        compiled.infer(sample)  # with dynamic shapes, kernels are chosen by the first inference
-        return structure_key(
-            candidate.model,
-            compiled.compiled,
-            device=self.spec.device,
-            properties=self.spec.target.compile_properties,
-            input_shapes={name: array.shape for name, array in sample.items()},
-        )
-
     def _time_new(self, candidates: Sequence[Candidate]) -> None:
         """Time the kernels that are new, one candidate for each, in one round; give every candidate its latency."""
         timed = [candidate for candidate in candidates if candidate.structure is not None]
         new = {c.structure: c for c in timed if c.structure not in self._latencies and c.compiled is not None}
         if new:
             start = time.perf_counter()
-            models = [c.compiled for c in new.values() if c.compiled is not None]
+            models = [candidate.ready for candidate in new.values()]
             try:
                 with contextlib.ExitStack() as stack:
                     for candidate in new.values():
                         stack.enter_context(watched(self._watch, candidate.stages.who, "latency"))
                     measured = self._time([self._baseline, *models], self.spec.target.measurement.ranking)[1:]
-            except Exception as error:
+            except Exception:
                 for candidate in new.values():
-                    candidate.failure = Failure(stage="latency", error=type(error).__name__, message=first_line(error))
-                    candidate.compiled = None
+                    candidate.stages.current = "latency"
+                    with self._faults(candidate):
+                        raise
                 return
             each = round((time.perf_counter() - start) / len(new), 4)
             for candidate, latency in zip(new.values(), measured, strict=True):
-                candidate.stages.seconds["latency"] = each
+                seconds = candidate.stages.seconds
+                seconds["latency"] = round(seconds.get("latency", 0.0) + each, 4)
                 self._latencies[str(candidate.structure)] = latency
         for candidate in timed:
             candidate.latency = self._latencies[str(candidate.structure)]
@@ -447,22 +447,28 @@ class Workbench:
             raise ModelError(f"{path}: its inputs and outputs differ from those of {self.spec.model}; they cannot be compared")
 
     def _compile(self, model: Any, precision: InferencePrecision | None) -> CompiledModel:
-        return CompiledModel(model, self.spec.device, self.spec.target.compile_properties, precision)
+        return CompiledModel(model, self.spec.device, self.spec.properties, precision)
 
     def _compile_quick(self, model: Any, precision: InferencePrecision | None, split: Split) -> CompiledModel:
         """Compile for throughput; where all items have one shape, for that one: dynamic shapes are run one at a time."""
-        properties = {**self.spec.target.compile_properties, "PERFORMANCE_HINT": "THROUGHPUT"}
+        properties = {**self.spec.properties, "PERFORMANCE_HINT": "THROUGHPUT"}
         if any(port.get_partial_shape().is_dynamic for port in model.inputs):
             shapes = self.samples.shapes(split)
             model = model if shapes is None else runtime.with_shapes(model, shapes)
         return CompiledModel(model, self.spec.device, properties, precision)
 
-    def _time(self, compiled: Sequence[CompiledModel], plan: MeasurementPlan) -> list[Latency]:
-        sample = self.samples.sample(self.samples.items("validation")[0])
-        runners = {str(index): model.runner(sample) for index, model in enumerate(compiled)}
-        with self._builder.paused():
-            turns = measure(runners, plan, SystemClock())
-        return [summarize(turns, name, model.n_threads) for name, model in zip(runners, compiled, strict=True)]
+    def ready(self, path: Path, model: Any, precision: InferencePrecision | None) -> Ready:
+        """Return a model that is to be measured, compiled if that is done here."""
+        compiled = self._compile(model, precision) if self.meter.is_here else None
+        return Ready(path=path, model=model, precision=precision, compiled=compiled)
+
+    def _timed_sample(self) -> Sample:
+        return self.samples.sample(self.samples.items("validation")[0])
+
+    def _time(self, models: Sequence[Ready], plan: MeasurementPlan) -> list[Latency]:
+        with self._builder.paused() if self.meter.is_here else contextlib.nullcontext():
+            turns, n_threads = self.meter.turns(models, plan)
+        return [summarize(turns, str(index), n) for index, n in enumerate(n_threads)]
 
 
 def _digest(outputs: Columns) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 from ovquant.errors import ModelError, first_line
 from ovquant.protocols import Array, Sample
 from ovquant.runtime import PRECISION_NAMES, core, openvino, output_names
-from ovquant.strategy import InferencePrecision
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from ovquant.strategy import InferencePrecision
 
 
 class CompiledModel:

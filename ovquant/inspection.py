@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ovquant import runtime
-from ovquant.audit import Audit, audits, same_operations
-from ovquant.environment import SUMS_IN_32_BITS, may_saturate
+from ovquant.audit import Audit, same_operations
+from ovquant.environment import SUMS_IN_32_BITS
 from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.inference import CompiledModel
+from ovquant.metering import Ready
 from ovquant.records import Subject
 from ovquant.saturation import Saturation, saturations
 from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
@@ -86,17 +87,17 @@ def inspect(workbench: Workbench) -> Inspection:
         ModelError: NNCF's default cannot be made, or its layers are not found in the float model.
         OvquantError: model or data have other faults.
     """
-    target, device = workbench.spec.target, workbench.spec.device
-    uncorrected = dataclasses.replace(nncf_default(target, workbench.facts()), disable_bias_correction=True).canonical()
+    target, facts = workbench.spec.target, workbench.facts()
+    uncorrected = dataclasses.replace(nncf_default(target, facts), disable_bias_correction=True).canonical()
     kinds = workbench.output_kinds()
-    sample = workbench.samples.sample(workbench.samples.items("validation")[0])
     try:
-        quantized = runtime.read_model(workbench.build(uncorrected))
+        path = workbench.build(uncorrected)
+        quantized = runtime.read_model(path)
         model = switched(workbench.model, quantized)
         compiled = CompiledModel(model.model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"}, "f32")
         items = list(workbench.samples.samples("calibration", MOST_ITEMS))
         ranking = rank(model, compiled, workbench.operations, items, kinds)
-        is_without_vnni = may_saturate(device) or bool(SUMS_IN_32_BITS & set(target.requirements.cpu_flags_none))
+        is_without_vnni = facts.may_saturate or bool(SUMS_IN_32_BITS & set(target.requirements.cpu_flags_none))
         saturation = saturations(quantized, workbench.operations, items) if is_without_vnni else None
     except OvquantError:
         raise
@@ -106,7 +107,8 @@ def inspect(workbench: Workbench) -> Inspection:
     run: Audit | None = None
     # Biases change no kernel.
     with contextlib.suppress(RuntimeError):
-        floats, run = audits([workbench.model, quantized], device, target.compile_properties, sample)
+        models = {Path(workbench.spec.model): workbench.model, path: quantized}
+        floats, run = workbench.meter.audits([Ready(path=at, model=model, precision=None) for at, model in models.items()])
     return Inspection(ranking=ranking, floats=floats, quantized=run, saturation=saturation)
 
 
@@ -135,14 +137,12 @@ def profile(workbench: Workbench, subjects: Sequence[Subject]) -> tuple[Audit, .
     Returns:
         One audit per model; None where the device has no profile of its kernels.
     """
-    target, device = workbench.spec.target, workbench.spec.device
-    sample = workbench.samples.sample(workbench.samples.items("validation")[0])
-    found = []
+    found: list[Audit] = []
     with contextlib.suppress(RuntimeError):
         for subject in subjects:
-            model = runtime.read_model(workbench.build(subject))
-            properties = {**target.compile_properties, "INFERENCE_PRECISION_HINT": subject.inference_precision}
-            found.extend(audits([model], device, properties, sample))
+            path = workbench.build(subject)
+            model = Ready(path=path, model=runtime.read_model(path), precision=subject.inference_precision)
+            found.extend(workbench.meter.audits([model]))
         return tuple(found)
     return None
 

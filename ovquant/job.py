@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_validator
 
+from ovquant.address import Address, parse_address
 from ovquant.configfile import FileModel, read_yaml, validate
 from ovquant.errors import ConfigError, UsageError
 
@@ -252,12 +253,19 @@ class StopAt(FileModel):
 
 
 class Job(FileModel):
-    """Everything a search needs. See the README for a commented example."""
+    """Everything a search needs. See the README for a commented example.
+
+    Attributes:
+        measure_on: address of the machine that latency is measured on, see `ovquant.address`; None is this one.
+        remote_python: Python there that has OpenVINO; goes over that of the address.
+    """
 
     version: Literal[1] = 1
     model: Annotated[str, Field(min_length=1)]
     target: str = "cpu"
     device: str | None = None
+    measure_on: str | None = None
+    remote_python: Annotated[str, Field(min_length=1)] | None = None
     data: Annotated[DataSpec, BeforeValidator(_as_source)]
     metrics: Annotated[tuple[MetricSpec, ...], BeforeValidator(_as_metrics)] = ()
     max_divergence: Annotated[float, Field(ge=0, strict=True)] | None = None
@@ -275,6 +283,12 @@ class Job(FileModel):
     def _check_consistency(self) -> Job:
         fitness = self.objective.fitness
         faults = []
+        try:
+            _ = self.address
+        except ValueError as error:
+            faults.append(f"measure_on: {error}")
+        if self.remote_python is not None and self.measure_on is None:
+            faults.append("remote_python: is of no use without measure_on")
         if fitness in {"accuracy", "weighted"} and not self.metrics:
             faults.append(f"objective.fitness: {fitness} needs a metric; give one, or use divergence or pareto")
         if self.stop_at is not None and self.stop_at.max_drop is not None and not self.metrics:
@@ -287,6 +301,11 @@ class Job(FileModel):
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @property
+    def address(self) -> Address | None:
+        """Of the machine that latency is measured on; None is this one."""
+        return None if self.measure_on is None else parse_address(self.measure_on, self.remote_python)
 
     @property
     def population_size(self) -> int:

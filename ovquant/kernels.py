@@ -12,11 +12,12 @@ from ovquant import runtime
 from ovquant.audit import audits
 from ovquant.errors import OvquantError
 from ovquant.inference import CompiledModel
-from ovquant.latency import measure, relative_speedup, summarize
+from ovquant.latency import relative_speedup, summarize
 from ovquant.protocols import Array, Clock
 from ovquant.records import Interval
 from ovquant.strategy import InferencePrecision
 from ovquant.targets import MeasurementPlan
+from ovquant.turns import measure
 
 if TYPE_CHECKING:
     import openvino as ov

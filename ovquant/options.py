@@ -64,6 +64,11 @@ Layout = Annotated[str | None, typer.Option(help="Layout of the model's input: N
 Channels = Annotated[str | None, typer.Option(help="RGB, BGR or GRAY. [default: RGB]")]
 TargetName = Annotated[str | None, typer.Option("--target", help="Shipped profile (see `ovquant targets list`) or YAML file.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="Measure on this device instead of the target's: a dry run.")]
+MeasureOn = Annotated[
+    str | None,
+    typer.Option("--measure-on", help="Measure latency on another machine: ssh://user@host:port. [default: this one]"),
+]
+RemotePython = Annotated[str | None, typer.Option(help="Python on that machine that has OpenVINO. [default: python3]")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

@@ -39,7 +39,7 @@ def inspect(job: Job, path: Path | None, console: Console) -> dict[str, Any]:
         console.info(f"Ranking the layers of {Path(job.model).name} ...")
         found = inspection.inspect(workbench)
         precision = workbench.own_precision
-    where = f"{device.name} ({device.full_name})"
+    where = device.where
     result = {
         "model": Path(job.model).name,
         "device": where,

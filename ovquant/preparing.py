@@ -187,7 +187,7 @@ def check_job(job: Job, console: Console) -> dict[str, Any]:
         executor = ContainedExecutor(Path(folder), job.memory_limit)
         try:
             session = open_session(job, Path(folder), Path(job.output), executor)
-            console.result(f"model: {Path(job.model).name} for target {session.target.name} on {session.device.full_name}")
+            console.result(f"model: {Path(job.model).name} for target {session.target.name} on {session.device.where}")
             console.result("data: " + ", ".join(f"{count} {name}" for name, count in session.opened.n_items.items()) + " items")
             for name, value in zip(session.opened.metric_names, session.opened.reference_values, strict=True):
                 console.result(f"{name} of the float model at f32: {value:.4f} on validation items")

@@ -18,9 +18,9 @@ from ovquant.devices import remarks
 from ovquant.environment import CPU_FEATURES, cpu_flags, sums_in_32_bits, versions
 from ovquant.errors import DeviceError, OutputError
 from ovquant.kernels import INT8, KernelTime, time_kernels
-from ovquant.latency import SystemClock
 from ovquant.strategy import InferencePrecision
 from ovquant.targets import Target, load_target
+from ovquant.turns import SystemClock
 
 _BASES = {"CPU": "cpu", "GPU": "igpu", "NPU": "npu"}
 # Told where the device has them. GPU_HW_MATMUL among a GPU's capabilities is XMX; INT8 among them is DP4A or XMX

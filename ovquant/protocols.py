@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
     from ovquant.audit import Audit
     from ovquant.inspection import Inspection
+    from ovquant.metering import Ready
     from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
-    from ovquant.strategy import Strategy
+    from ovquant.strategy import InferencePrecision, Strategy
+    from ovquant.targets import MeasurementPlan
     from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
+    from ovquant.turns import Turns
 
 Array: TypeAlias = NDArray[Any]
 Sample: TypeAlias = Mapping[str, Array]
@@ -97,6 +100,45 @@ def unwatched(who: str, stage: str, *, is_begun: bool) -> None:
     """Hear nothing."""
 
 
+class LatencyMeter(Protocol):
+    """Where models are compiled to be timed: on this machine, or on another one.
+
+    What it raises is a fault of the models asked about, unless it is a `DeviceError` of a machine that cannot be reached.
+    """
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it measures on this machine, which should do nothing else meanwhile."""
+        ...
+
+    def precision(self, model: Ready) -> InferencePrecision:
+        """Return the float precision that a model is run in."""
+        ...
+
+    def structure(self, model: Ready) -> str:
+        """Return the key of the kernels that run, see `ovquant.structure`."""
+        ...
+
+    def turns(self, models: Sequence[Ready], plan: MeasurementPlan) -> tuple[Turns, list[int]]:
+        """Return what was measured of models in turns, each called by its place, and the inference threads of each.
+
+        The first one is the baseline.
+        """
+        ...
+
+    def audits(self, models: Sequence[Ready]) -> tuple[Audit, ...]:
+        """Return the kernels of models that are run in turns, all of them in the precision of the first.
+
+        Raises:
+            RuntimeError: the device has no profile of them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        ...
+
+
 class Executor(Protocol):
     """Where models are evaluated."""
 
@@ -142,7 +184,11 @@ class Executor(Protocol):
         ...
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
-        """Measure the latencies of several models in turns."""
+        """Measure the latencies of several models in turns.
+
+        Raises:
+            DeviceError: the machine that measures cannot be reached any more.
+        """
         ...
 
     def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:

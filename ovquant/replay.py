@@ -259,7 +259,7 @@ class _Gauge:
             evaluation=outcome,
             limits=tuple(rules.limit(index, result) for index, result in enumerate(outcome.metrics)),
             judgement=judge(outcome, rules),
-            device=f"{self.device.name} ({self.device.full_name})",
+            device=self.device.where,
             notes=self.device.notes,
         )
 

@@ -16,10 +16,11 @@ from ovquant import loading
 from ovquant.environment import silence_telemetry
 from ovquant.errors import DeviceError, ModelError, did_you_mean, first_line
 from ovquant.operations import QUANTIZABLE_TYPES, Operation
-from ovquant.strategy import InferencePrecision
 
 if TYPE_CHECKING:
     import openvino as ov
+
+    from ovquant.strategy import InferencePrecision
 
 # OpenVINO's names of precisions -> ours.
 PRECISION_NAMES: dict[str, InferencePrecision] = {

@@ -67,6 +67,15 @@ class Session:
     is_default_in_space: bool
     inspected: Inspection | None
 
+    @property
+    def measured_on(self) -> dict[str, Any] | None:
+        """The machine that latency is measured on, as JSON values; None is this one."""
+        site = self.device.site
+        if site is None:
+            return None
+        there = site.machine
+        return {"address": str(site.address), "device": there.full_name, "host": dict(there.host), "openvino": there.openvino}
+
     def plan(self) -> Plan:
         """Return what the search loop needs."""
         return Plan(
@@ -119,6 +128,7 @@ class Session:
             "population": job.population,
             "seed": job.seed,
             "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
+            "measured on": self.measured_on,
         }
         normalized: dict[str, Any] = json.loads(json.dumps(content))
         return normalized
@@ -156,6 +166,8 @@ class Session:
             "output_kinds": dict(self.opened.output_kinds),
             "host": describe_host(),
             "versions": versions(),
+            # Without the address: a package goes to other people.
+            "measured_on": self.measured_on and {key: told for key, told in self.measured_on.items() if key != "address"},
         }
 
 
@@ -208,17 +220,18 @@ def bench_of(job: Job, model_dir: Path) -> tuple[Device, BenchSpec]:
         OvquantError: target or device cannot be used.
     """
     target = load_target(job.target)
-    device = resolve_device(target, job.device)
+    device = resolve_device(target, job.device, job.address, model_dir)
     absolute = with_absolute_paths(job, Path.cwd())
     return device, BenchSpec(
         model=absolute.model,
         target=target,
-        device=device.name,
+        device=device.here,
         data=absolute.data,
         seed=job.seed,
         metrics=absolute.metrics,
         output_kinds=dict(job.output_kinds),
         model_dir=str(model_dir),
+        site=device.site,
     )
 
 
@@ -250,6 +263,7 @@ def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
         "seed": bench.seed,
         "target": bench.target.model_dump(mode="json"),
         "device": bench.device,
+        "measured on": None if bench.site is None else str(bench.site),
         "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
     }
 

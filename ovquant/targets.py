@@ -27,12 +27,11 @@ from ovquant.strategy import (
     RangeEstimator,
     WeightsRangeEstimator,
 )
+from ovquant.turns import LEAST_SPREAD_VISITS, LEAST_VISITS
 
 ValueT = TypeVar("ValueT")
 MAX_VALUES_PER_GENE = 36
 OWN_PROFILES = "OVQUANT_TARGETS"
-LEAST_VISITS = 6  # with fewer, no interval of order statistics reaches 95 %
-LEAST_SPREAD_VISITS = 12  # three stretches of four, see `ovquant.latency.long_run_interval`
 
 
 def _as_list(value: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ovquant import records
 from ovquant.datasets.splits import Split
 from ovquant.job import DataSpec, MetricSpec, OutputKind
 from ovquant.objectives import Rules
 from ovquant.records import Evaluation, Latency, Subject
+from ovquant.remote import Site
 from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import Target
@@ -23,7 +24,7 @@ class BenchSpec:
     Attributes:
         model: path of the float model.
         target: profile.
-        device: OpenVINO device that is really used.
+        device: OpenVINO device of this machine that is really used.
         data: samples.
         seed: of the division of the samples.
         metrics: in the order of the job.
@@ -31,6 +32,7 @@ class BenchSpec:
         model_dir: where candidate IRs are kept for a while; a directory of this run alone.
         is_divided: False uses all samples for validation.
         left_out: indices in the main source that are not used all the same, where it is not divided.
+        site: machine that latency is measured on; None is this one.
     """
 
     model: str
@@ -43,6 +45,13 @@ class BenchSpec:
     model_dir: str
     is_divided: bool = True
     left_out: tuple[int, ...] = ()
+    site: Site | None = None
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """What models are compiled with here; not the target's, where its device is on another machine and not on this one."""
+        is_other = self.site is not None and self.site.device != self.device
+        return {"PERFORMANCE_HINT": "LATENCY"} if is_other else self.target.compile_properties
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ from ovquant.datasets.splits import Samples
 from ovquant.errors import DataError, OutputError, OvquantError, VerificationError
 from ovquant.inference import CompiledModel
 from ovquant.job import MetricSpec
-from ovquant.latency import SystemClock, measure, median_interval
+from ovquant.latency import median_interval
 from ovquant.metrics import intervals
 from ovquant.metrics.scores import build_metric
 from ovquant.protocols import Metric, Outputs
 from ovquant.recipe import Recipe
 from ovquant.records import Interval
 from ovquant.targets import MeasurementPlan
+from ovquant.turns import SystemClock, measure
 
 PLAN = MeasurementPlan(visits=24, burst=50, discard=5, seconds=5.0)
 

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
 import yaml
+from loopback import Loopback, run_loopback
 from typer.testing import CliRunner, Result
 
 from ovquant import contained, targets
@@ -55,6 +56,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """Return a machine to measure on over ssh; who stops it starts it again."""
+    yield from run_loopback(tmp_path_factory.mktemp("loopback"))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ovquant import latency
+from ovquant import turns
 
-latency.SystemClock.sleep = lambda self, seconds: None  # type: ignore[method-assign]
+turns.SystemClock.sleep = lambda self, seconds: None  # type: ignore[method-assign]

@@ -73,7 +73,8 @@ def _best(source: Source) -> Trial | None:
 def _device(source: Source) -> str:
     device = source.manifest.get("device", {})
     name = device.get("name") or source.job.device or source.target.device
-    return f"{name} ({device['full_name']})" if device.get("full_name") else str(name)
+    told = f"{name} ({device['full_name']})" if device.get("full_name") else str(name)
+    return told if source.job.address is None else f"{told} of {source.job.address}"
 
 
 def _completeness(source: Source) -> str:
@@ -301,7 +302,7 @@ def _failures(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def _environment(source: Source) -> dict[str, str]:
     manifest, job = source.manifest, source.job
-    host, data = manifest.get("host", {}), manifest.get("data", {})
+    host, data, there = manifest.get("host", {}), manifest.get("data", {}), source.result.get("measured_on") or {}
     found = {
         "model": job.model,
         "data": job.data.path,
@@ -312,9 +313,14 @@ def _environment(source: Source) -> dict[str, str]:
         "compile properties": ", ".join(f"{key}={value}" for key, value in source.target.compile_properties.items()),
         "float precision of the device": manifest.get("own_precision", ""),
         "host": ", ".join(f"{key} {value}" for key, value in host.items()),
+        "latency measured on": ", ".join(f"{key} {_flat(value)}" for key, value in there.items()),
         "versions": ", ".join(f"{key} {value}" for key, value in manifest.get("versions", {}).items()),
     }
     return {key: str(value) for key, value in found.items() if value}
+
+
+def _flat(value: Any) -> str:
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def _reproduce(source: Source, best: Trial | None) -> list[dict[str, str]]:

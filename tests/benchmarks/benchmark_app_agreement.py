@@ -18,8 +18,8 @@ import numpy as np
 
 from ovquant import runtime
 from ovquant.inference import CompiledModel
-from ovquant.latency import SystemClock, measure
 from ovquant.targets import MeasurementPlan
+from ovquant.turns import SystemClock, measure
 
 PROPERTIES = {"PERFORMANCE_HINT": "LATENCY"}
 _UNITS = {"ms": 1.0, "us": 1e-3}

@@ -22,9 +22,10 @@ from benchmark_app_agreement import PROPERTIES, benchmark_app
 
 from ovquant import runtime
 from ovquant.inference import CompiledModel
-from ovquant.latency import SystemClock, measure, summarize
+from ovquant.latency import summarize
 from ovquant.records import Latency
 from ovquant.targets import MeasurementPlan, load_target
+from ovquant.turns import SystemClock, measure
 
 BENCHMARK_APP_S = 5.0
 

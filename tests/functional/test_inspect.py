@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Run
 
-from ovquant import inspection
+from ovquant import evaluation
 
 TARGET = """
 version: 1
@@ -60,7 +60,7 @@ def test_sums_that_may_saturate_are_told_for_targets_without_vnni(run: Run, conv
 def test_a_target_whose_sums_take_32_bits_is_told_nothing_of_saturation(
     run: Run, conv_case: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "may_saturate", lambda device: False)
+    monkeypatch.setattr(evaluation, "may_saturate", lambda device: False)
     result = run("inspect", conv_case[0], "--data", conv_case[1], "-o", "found.json")
     assert json.loads(Path("found.json").read_text())["saturation"] is None
     assert "saturate" not in result.output

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from ovquant import devices, environment, runtime
+from ovquant.address import Address
 from ovquant.errors import DeviceError
+from ovquant.job import DataSpec
+from ovquant.machine import Machine, describe, from_json
+from ovquant.remote import Site
 from ovquant.targets import Genes, Requirements, Target, load_target, shipped_names
+from ovquant.tasks import BenchSpec
 
 
 def target(device: str = "CPU", **requirements: tuple[str, ...]) -> Target:
@@ -120,3 +128,71 @@ def test_bf16_by_default_is_told_unless_the_profile_says_what_it_wants(monkeypat
     assert any("runs in bf16 here by default" in remark for remark in devices.remarks(target(), "CPU"))
     pinned = Target(version=1, name="mine", device="CPU", compile_properties={"INFERENCE_PRECISION_HINT": "f32"})
     assert not any("by default" in remark for remark in devices.remarks(pinned, "CPU"))
+
+
+# Another machine
+
+
+def machine(**changes: object) -> Machine:
+    return dataclasses.replace(describe("CPU"), **{"load": 0.0, **changes})
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch):
+    def resolve(profile: Target, **changes: object) -> devices.Device:
+        def found(address: Address, device: str, folder: Path, where: str) -> Site:
+            return Site(address=address, device=device, search="0" * 16, machine=machine(**changes))
+
+        monkeypatch.setattr(devices, "site_at", found)
+        return devices.resolve_device(profile, None, Address(host="board", user="me"), Path("out"))
+
+    return resolve
+
+
+def test_a_machine_that_is_like_this_one_has_no_notes(there):
+    device = there(target())
+    assert (device.name, device.here, device.notes) == ("CPU", "CPU", ())
+    assert device.where == f"CPU ({device.full_name}) of ssh://me@board"
+
+
+def test_a_device_that_only_the_other_machine_has_is_measured_there_and_the_cpu_validates_here(there):
+    device = there(target("GPU"), full_name="Graphics")
+    assert (device.name, device.here, device.where) == ("GPU", "CPU", "GPU (Graphics) of ssh://me@board")
+    assert device.notes == ("Accuracy and divergence are those of CPU on this machine, which has no GPU.",)
+    spec = BenchSpec(
+        model="m.onnx",
+        target=target("GPU").model_copy(update={"compile_properties": {"GPU_QUEUE_THROTTLE": "LOW"}}),
+        device=device.here,
+        data=DataSpec(path="d.npz"),
+        seed=0,
+        metrics=(),
+        output_kinds={},
+        model_dir="models",
+        site=device.site,
+    )
+    assert spec.properties == {"PERFORMANCE_HINT": "LATENCY"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"openvino": "2025.3.0"}, "OpenVINO 2025.3.0 measures latency, .* everything else: kernels may differ"),
+        ({"may_saturate": True}, "8-bit sums saturate where latency is measured, and not on this machine"),
+        ({"precisions": ("f16", "f32")}, "This machine does not compute in f16"),
+        ({"load": 1.5}, "was busy at the start: a load of 1.5 for each of its CPUs"),
+    ],
+)
+def test_what_differs_from_this_machine_is_told(there, flags, changes: dict[str, object], told: str):
+    flags("avx512_vnni")
+    assert any(re.match(f".*{told}", note) for note in there(target(), **{"may_saturate": False, **changes}).notes)
+
+
+def test_requirements_are_those_of_the_other_machine(there):
+    with pytest.raises(DeviceError, match="CPU flag amx_int8 is missing"):
+        there(target(cpu_flags_any=("amx_int8",)), cpu_flags=("avx2",))
+    assert there(target(cpu_flags_any=("amx_int8",)), cpu_flags=("amx_int8",)).notes == ()
+
+
+def test_a_machine_travels_as_json():
+    here = describe("CPU")
+    assert from_json(json.loads(json.dumps(dataclasses.asdict(here)))) == here

@@ -7,8 +7,8 @@ import pytest
 
 from ovquant import kernels, runtime
 from ovquant.inference import CompiledModel
-from ovquant.latency import SystemClock
 from ovquant.targets import MeasurementPlan
+from ovquant.turns import SystemClock
 
 PROPERTIES = {"PERFORMANCE_HINT": "LATENCY"}
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.environment import MachineState
-from ovquant.latency import Turns, long_run_interval, measure, median_interval, relative_speedup, summarize
+from ovquant.latency import long_run_interval, median_interval, relative_speedup, summarize
 from ovquant.records import Latency
 from ovquant.targets import MeasurementPlan
+from ovquant.turns import Turns, measure
 
 MS = 2.0**-10  # a power of two, so that sums and ratios of times are exact
 NEVER = 1e-9  # a tolerance that no jitter meets: all visits are made
