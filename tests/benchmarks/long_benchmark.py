@@ -96,9 +96,8 @@ def main() -> None:
         for first in range(0, len(took), 250):
             near = seen[(seen[:, 0] >= first) & (seen[:, 0] < first + 250)]
             middle = np.median(near[:, 1:], axis=0) if len(near) else (np.nan, np.nan)
-            print(
-                f"from {first:5}: {took[first : first + 250].mean():6.2f} s/trial, {middle[0]:6.0f} MB, worker {middle[1]:6.0f} MB"
-            )
+            pace = took[first : first + 250].mean()
+            print(f"from {first:5}: {pace:6.2f} s/trial, {middle[0]:6.0f} MB, worker {middle[1]:6.0f} MB")
         print("memory of the parent, MB:", slope(seen[:, 0], seen[:, 1]))
         print("memory of the worker, MB:", slope(seen[:, 0], seen[:, 2]))
         print("time per trial, s:       ", slope(np.arange(len(took)).astype(float), took))
