@@ -22,6 +22,7 @@ from ovquant.options import (
     HoldoutData,
     IsDebug,
     IsJson,
+    IsPlain,
     IsQuiet,
     IsVerbose,
     Layout,
@@ -90,6 +91,7 @@ def search(
     device: DeviceName = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_plain: IsPlain = False,
     is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
@@ -132,7 +134,7 @@ def search(
         options["metrics"] = [{"name": name} for name in metric] if metric else None
         return commands.search(job_of(model, options, max_drop or ()), console)
 
-    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_plain=is_plain, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -179,6 +181,7 @@ def resume(
     memory_limit: MemoryLimit = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_plain: IsPlain = False,
     is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
@@ -190,7 +193,7 @@ def resume(
         changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
         return commands.resume(output, changes, console)
 
-    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_plain=is_plain, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()

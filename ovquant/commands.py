@@ -34,6 +34,7 @@ from ovquant.latency import SystemClock
 from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
+from ovquant.progress import Standing
 from ovquant.protocols import Executor
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
 from ovquant.report import writing
@@ -68,6 +69,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
                 writing.at_the_end(output, console)
                 raise
         except KeyboardInterrupt:
+            console.stop()  # the next interrupt ends the process, and the terminal is to be in order then
             at_once_next_time()
             raise InterruptedSearchError(_interrupted(output)) from None
         finally:
@@ -101,8 +103,10 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         note_trial(progress.trial)
         console.trial(progress)
 
+    plan = session.plan()
+    console.begin(Standing(trials=tuple(study.trials()), max_trials=plan.max_trials, budget_s=plan.budget_s))
     try:
-        reason = run_search(session.plan(), study, executor, SystemClock(), listen)
+        reason = run_search(plan, study, executor, SystemClock(), listen)
     finally:
         with contextlib.suppress(OSError):
             export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))

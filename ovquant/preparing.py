@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from ovquant import export, runtime
-from ovquant.console import Console, measured
+from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.datasets.splits import Samples
 from ovquant.errors import DataError, ModelError, OutputError, printable
 from ovquant.job import Job, load_job
+from ovquant.progress import measured
 from ovquant.records import Evaluation, Failure, FloatModel, Outcome
 from ovquant.runtime import InputInfo
 from ovquant.session import Session, open_session
