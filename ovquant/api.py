@@ -127,14 +127,14 @@ def evaluate(models: Sequence[str | Path], **options: Any) -> EvaluationResult:
     """Measure models side by side, as ``ovquant evaluate`` does.
 
     Args:
-        models: the first one is the float model.
+        models: the first one is the float model, or a job file that names it.
         options: as in the job file: ``data``, ``target``, ``metrics`` ...
 
     Raises:
         OvquantError: as the command.
     """
     job = job_of(str(models[0]), options)
-    found = commands.evaluate([Path(model) for model in models], job, _Told(None))
+    found = commands.evaluate([Path(job.model), *map(Path, models[1:])], job, _Told(None))
     return EvaluationResult(
         rows=tuple(map(verdict.row_from_json, found["rows"])), device=found["device"], notes=tuple(found["notes"])
     )

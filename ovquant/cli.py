@@ -230,7 +230,10 @@ def quantize(
 
 @app.command()
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="Models to compare; the first one is the float model.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Models; the first one is the float model, or a job file (YAML) that names it."),
+    ],
     data: Data = None,
     annotations: Annotations = None,
     masks: Masks = None,
@@ -247,17 +250,15 @@ def evaluate(
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Measure models side by side: metrics, divergence, latency, size.
+    """Measure models side by side: metrics, divergence, latency, throughput, memory, size.
 
     All samples are used. The first model at f32 is the reference, and at the target's precision the baseline.
     """
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import commands
-        from ovquant.job import load_job
 
         options = {
-            "model": str(models[0]),
             "data": data_options(
                 data,
                 None,
@@ -277,7 +278,8 @@ def evaluate(
             "metrics": [{"name": name} for name in metric] if metric else None,
             "device": device,
         }
-        return commands.evaluate(models, load_job(None, options), console)
+        job = job_of(str(models[0]), options)
+        return commands.evaluate([Path(job.model), *models[1:]], job, console)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 

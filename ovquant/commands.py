@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from ovquant import audit, export, runtime, selection, verdict
 from ovquant import console as shown
+from ovquant.capacity import capacities
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
@@ -36,7 +37,7 @@ from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failur
 from ovquant.objectives import Rules
 from ovquant.progress import Standing
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
+from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
 from ovquant.report import writing
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
@@ -325,23 +326,21 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
     executor = InProcessExecutor()
     outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
     comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
-    return _rows(subjects, outcomes, comparison)
+    for (_, subject), outcome in zip(subjects, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            raise ModelError(f"{describe(subject)}: {outcome.stage} failed: {outcome.message}")
+    if isinstance(comparison, Failure):
+        raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
+    found = capacities(workbench, [subject for _, subject in subjects], SystemClock())
+    rows = [
+        Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency, capacity=capacity)
+        for (name, subject), outcome, latency, capacity in zip(subjects, outcomes, comparison.latencies, found, strict=True)
+        if isinstance(outcome, Evaluation)
+    ]
+    return [rows[1], rows[0], *rows[2:]]
 
 
 def _model_file(path: Path, workbench: Workbench) -> ModelFile:
     """Return a model with the precision that it is run in: what an export noted in it, else the target's own."""
     noted = runtime.noted_precision(runtime.read_model(path))
     return ModelFile(path=str(path), inference_precision=noted or workbench.own_precision)
-
-
-def _rows(subjects: Sequence[tuple[str, Subject]], outcomes: Sequence[Any], comparison: Comparison | Failure) -> list[Row]:
-    for (_, subject), outcome in zip(subjects, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            raise ModelError(f"{describe(subject)}: {outcome.stage} failed: {outcome.message}")
-    if isinstance(comparison, Failure):
-        raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
-    rows = [
-        Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency)
-        for (name, subject), outcome, latency in zip(subjects, outcomes, comparison.latencies, strict=True)
-    ]
-    return [rows[1], rows[0], *rows[2:]]

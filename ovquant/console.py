@@ -135,7 +135,8 @@ def row_name(row: Row) -> str:
 def columns_of(rows: Sequence[Row], has_judgement: bool) -> list[str]:
     """Return the heads of the table of models side by side."""
     metrics = [head for result in rows[0].evaluation.metrics for head in (result.name, "drop [95 %]")]
-    heads = ["model", *metrics, "divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"]
+    capacity = ["items/s [95 %]", "memory MB"] if rows[0].capacity is not None else []
+    heads = ["model", *metrics, "divergence [95 %]", "latency ms", "speed-up [95 %]", *capacity, "size kB"]
     return [*heads, "holdout says"] if has_judgement else heads
 
 
@@ -152,9 +153,19 @@ def cells_of(row: Row, has_judgement: bool) -> list[str]:
         "-" if is_reference else f"{divergence.value:.3g} {_range(divergence.low, divergence.high, '.2g')}",
         f"{row.latency.median_ms:.3f}",
         "1" if row.name == "baseline" else f"{speedup.value:.2f}x {_range(speedup.low, speedup.high, '.2f')}",
+        *_capacity_cells(row),
         f"{evaluation.size_bytes / 1000:.0f}",
     ]
     return [*cells, row.judgement or ""] if has_judgement else cells
+
+
+def _capacity_cells(row: Row) -> list[str]:
+    if row.capacity is None:
+        return []
+    per_s, memory = row.capacity.throughput.per_s, row.capacity.memory
+    form = ".0f" if per_s.low >= 100 else ".3g"
+    told = f"{per_s.value:{form}} {_range(per_s.low, per_s.high, form)}"
+    return [told, "-" if memory is None else f"{memory.peak_bytes / 1e6:.0f}"]
 
 
 def _range(low: float, high: float, form: str) -> str:
@@ -187,8 +198,28 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
         "speed-up over the baseline is the median ratio of bursts side by side.",
         f"Brackets: 95 % intervals; that of the speed-up {scope}.",
         *_unstable(rows),
+        *_on_capacity(rows),
     ]
     return " ".join([*said, *notes])
+
+
+def _on_capacity(rows: Sequence[Row]) -> list[str]:
+    """Return what throughput and memory were measured on."""
+    found = [row.capacity for row in rows if row.capacity is not None]
+    if not found:
+        return []
+    first = found[0].throughput
+    requests = " or ".join(map(str, sorted({one.throughput.n_requests for one in found})))
+    said = [
+        f"items/s: compiled for throughput, {requests} inferences at a time, {first.n_visits} visits to each model in turns, "
+        f"{first.seconds:.2g} s of each, on the first item; its interval is for that time."
+    ]
+    if any(one.memory is not None for one in found):
+        said.append(
+            "memory: by how much a process of its own grows at most (resident) while it reads the model as IR, compiles it and "
+            "runs it once."
+        )
+    return said
 
 
 def _unstable(rows: Sequence[Row]) -> list[str]:

@@ -94,7 +94,21 @@ def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case:
     assert {row["evaluation"]["n_items"] for row in rows} == {120}
     assert rows[0]["evaluation"]["divergence"]["value"] == 0
     assert rows[2]["evaluation"]["n_fake_quantize"] > 0
+    for row in rows:
+        per_s = row["capacity"]["throughput"]["per_s"]
+        assert 0 < per_s["low"] <= per_s["value"] <= per_s["high"]
+        assert row["capacity"]["memory"]["peak_bytes"] > 1e6
     assert not list(Path().iterdir())  # nothing is left behind
+
+
+def test_evaluate_takes_a_job_and_says_what_it_measured_on(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    job = {"version": 1, "model": str(conv_case[0]), "data": str(conv_case[1]), "metrics": [{"name": "accuracy"}]}
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    told = run("evaluate", "job.yaml", searched / "best" / "model.xml").output
+    assert "items/s [95 %]" in told
+    assert "memory MB" in told
+    assert "items/s: compiled for throughput," in told
+    assert f"Reference and baseline are {conv_case[0]}" in told
 
 
 @pytest.mark.parametrize("name", shipped_names())
