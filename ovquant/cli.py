@@ -141,17 +141,19 @@ def search(
 def init(
     model: Annotated[Path, typer.Argument(help="Float model (ONNX, OpenVINO IR ...).")],
     data: Data = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     target: Annotated[str, typer.Option(help="Shipped profile or YAML file.")] = "cpu",
     output: Annotated[Path, typer.Option("-o", "--output", help="New job file.")] = Path("job.yaml"),
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Write a commented job file from what can be read off a model."""
+    """Write a commented job file from what can be read off a model and its data."""
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import preparing
 
-        return preparing.init_job(model, data, target, output, console)
+        return preparing.init_job(model, data, target, output, console, annotations, masks)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 

@@ -85,10 +85,9 @@ class Console:
 
     def trial(self, progress: Progress) -> None:
         """Write one line about a settled trial; on a terminal, the board stays below."""
-        self.info(f"{progress_mark(progress)} {trial_line(progress)}")
-        if self._board is not None and self._live is not None:
+        if self._board is not None:
             self._board.update(progress)
-            self._live.refresh()
+        self.info(f"{progress_mark(progress)} {trial_line(progress)}")  # draws the board anew below it
 
     def stop(self) -> None:
         """Take the board away."""

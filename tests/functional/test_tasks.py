@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from ovquant.cli import app
 
 TASKS = Path(__file__).resolve().parents[2] / "examples" / "tasks"
 CONFIG, DATA = 3, 4
-N_ITEMS = 90
 # Job -> the least that the float network reaches on the validation items, by metric; errors with their sign.
 REACHED = {
     "detection": {"map50": 0.8, "map": 0.5},
@@ -30,17 +27,6 @@ REACHED = {
     "text": {"spearman": 0.6, "cosine": 1.0},
     "regression": {"accuracy@digit@digit": 0.8, "neg_mean_absolute_error@angle@angle": -10.0},
 }
-
-
-@pytest.fixture(scope="session")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the examples with a small part of their data."""
-    folder = Path(
-        shutil.copytree(TASKS, tmp_path_factory.mktemp("tasks") / "tasks", ignore=shutil.ignore_patterns("data", "__*"))
-    )
-    code = f"import pathlib, data; data.write(pathlib.Path('data'), {N_ITEMS})"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture
