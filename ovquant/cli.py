@@ -352,6 +352,8 @@ def export(
 def verify(
     package: Annotated[Path, typer.Argument(help="Directory or zip file that ovquant wrote.")],
     data: Annotated[str | None, typer.Option(help="Samples with labels, to measure the metrics of the search on.")] = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     is_timed: Annotated[bool, typer.Option("--latency", help="Measure the latency on this machine.")] = False,
     device: Annotated[str | None, typer.Option(help="Run on this device instead of the package's own.")] = None,
     is_json: IsJson = False,
@@ -362,7 +364,7 @@ def verify(
     def run(console: Console) -> dict[str, Any]:
         from ovquant import verification
 
-        return verification.verify(package, data, device, console, is_timed=is_timed)
+        return verification.verify(package, data, device, console, is_timed=is_timed, annotations=annotations, masks=masks)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 

@@ -58,7 +58,16 @@ def test_a_search_measures_the_task_with_intervals(examples: Path, tmp_path: Pat
         drop = metric["drop"]
         assert drop["low"] <= drop["value"] <= drop["high"]
         assert metric["has_interval"] or drop["value"] == 0
-    assert (tmp_path / "out" / "best" / "model.xml").is_file()
+    best = tmp_path / "out" / "best"
+    source = job["data"] if isinstance(job["data"], dict) else {"path": job["data"]}
+    extra = [part for key in ("annotations", "masks") if key in source for part in (f"--{key}", str(examples / source[key]))]
+    verified = CliRunner().invoke(app, ["verify", str(best), "--data", str(examples / source["path"]), *extra, "--json"])
+    assert verified.exit_code == 0, verified.output
+    told = json.loads(verified.stdout)
+    labelled = [metric["name"] for metric in rows["reference"]["metrics"] if metric["name"] != "cosine"]
+    assert [metric["name"] for metric in told["metrics"]] == labelled
+    assert {metric["n_items"] for metric in told["metrics"]} == {90}
+    assert any("cosine compares with the float model" in note for note in told["notes"]) == (name == "text")
 
 
 def test_networks_are_small_enough_to_be_committed() -> None:
@@ -100,6 +109,9 @@ def test_a_recipe_of_listed_items_is_replayed_on_the_same_ones(run: Run, detecte
     scenes, recipe = detected / "data" / "scenes", detected / "out" / "best" / "recipe.yaml"
     arguments = ["quantize", detected / "scenes.onnx", "--recipe", recipe, "--data", scenes, "-o", "again"]
     assert "name it by --annotations" in run(*arguments, code=2).output
+    verify = ["verify", detected / "out" / "best", "--data", scenes]
+    assert "name it, or another one, by --annotations" in run(*verify, code=2).output
+    assert "say more of images" in run(*verify[:2], "--masks", scenes, code=2).output
     again = run(*arguments, "--annotations", detected / "data" / "scenes.json", "--json")
     assert json.loads(again.stdout)["is_identical_to_recipe"] is True
 
