@@ -22,6 +22,7 @@ Task: TypeAlias = Literal[
 ]
 _ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase, string.digits + string.ascii_lowercase)
 _UNIT = 1e-2
+_GUESSING = 1.5  # times the accuracy of a guess
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +135,11 @@ def _numbers(labels: Sequence[Any], outputs: Outputs, column: str | None) -> Fin
                 found.append(dataclasses.replace(pair, metrics=(*pair.metrics, *near.metrics)))
         elif is_whole and arrays[0].ndim == 2 and arrays[0].shape[1] > 1:
             entry = {"name": "accuracy", **where, "max_drop": 0.01}
-            found.append(_tried("classification", entry, labels, outputs, column))
+            tried = _tried("classification", entry, labels, outputs, column)
+            if tried is not None and (tried.value or 0.0) <= _GUESSING / arrays[0].shape[1]:
+                remark = "CHECK: the float model does no better than guessing, by this preprocessing and order of classes"
+                tried = dataclasses.replace(tried, remark=remark)
+            found.append(tried)
     fitting = [finding for finding in found if finding is not None]
     if fitting:
         return _best(fitting)

@@ -12,7 +12,7 @@ from ovquant.datasets.coco import read_coco
 from ovquant.datasets.images import images_in, read_mask
 from ovquant.datasets.splits import Samples
 from ovquant.datasets.table import IMAGE, LABEL, MASK, TEXT, read_table
-from ovquant.drafting import IMAGENET, Draft, is_image
+from ovquant.drafting import IMAGENET, Draft
 from ovquant.errors import DataError, ModelError, first_line
 from ovquant.inference import CompiledModel
 from ovquant.job import DataSpec, Preprocessing, split_entry
@@ -102,25 +102,24 @@ class Trial:
             DataError: there is none.
         """
         fault: DataError | None = None
+        is_array = Path(source["path"]).suffix == ".npz"
         for options in self._ways():
             try:
                 return options, self._read(source, options)
             except DataError as error:
-                fault = error
+                # Of images, the fault of those that were prepared tells more than that of those that were not.
+                if options is not None or fault is None or is_array:
+                    fault = error
         raise fault or DataError(f"{source['path']}: cannot be read")
 
     def _ways(self) -> Iterator[Options | None]:
-        """Yield the preprocessing that may be needed, the least first."""
-        is_listed = Path(self._source["path"]).is_dir() or Path(self._source["path"]).suffix.lower() in {".csv", ".json"}
-        if not is_listed:
-            yield None
+        """Yield the preprocessing that may be needed; arrays that are no images of bytes refuse any."""
         options = self._draft.preprocessing
-        if is_image(self._draft.inputs) and options is not None:
+        if options is not None and split_entry(self._source["path"]) is None:
             yield {key: value for key, value in options.items() if key != "resize"}
             if "resize" in options:
                 yield options
-        elif is_listed:
-            yield None
+        yield None
 
     def _read(self, source: Options, options: Options | None) -> _Items:
         spec = DataSpec.model_validate({**source, **({} if options is None else {"preprocessing": options})})

@@ -159,15 +159,17 @@ def test_the_usual_mean_and_scale_that_do_best_are_taken(run: Run, tmp_path: Pat
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 2]))]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
-    for label, value in (("dark", 60), ("light", 200)):
-        folder = Path("images") / label
-        folder.mkdir(parents=True)
-        for number in range(12):
-            Image.fromarray(np.full((8, 8), value + number, np.uint8)).save(folder / f"{number}.png")
-    told = run("init", "m.onnx", "--data", "images").output
-    options = load_job(Path("job.yaml"), {}).data.preprocessing
-    assert (options.mean, options.scale, options.channels, options.resize) == ((127.5,), (127.5,), "GRAY", None)
-    assert "# 1.0000" in told
+    arrays = [np.full((8, 8), value + number, np.uint8) for value in (60, 200) for number in range(12)]
+    for place, array in enumerate(arrays):
+        folder = Path("images") / ("dark" if place < 12 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / f"{place}.png")
+    np.savez("images.npz", x=np.stack(arrays), y=np.repeat([0, 1], 12))
+    for data in ("images", "images.npz"):
+        told = run("init", "m.onnx", "--data", data, "-o", f"{data}.yaml").output
+        options = load_job(Path(f"{data}.yaml"), {}).data.preprocessing
+        assert (options.mean, options.scale, options.channels, options.resize) == ((127.5,), (127.5,), "GRAY", None)
+        assert "# 1.0000" in told
 
 
 def test_nothing_is_overwritten_and_faults_are_told(run: Run, conv_case: tuple[Path, Path]) -> None:

@@ -35,6 +35,11 @@ def test_whole_numbers_are_classes_of_the_output_that_tells_them():
     assert recognize(CLASSES, {"y": scores(CLASSES, 4)}).metrics == ({"name": "accuracy", "max_drop": 0.01},)
 
 
+def test_a_model_that_guesses_is_pointed_out():
+    assert "guessing" in (recognize(CLASSES, {"y": scores([3 - index for index in CLASSES], 4)}).remark or "")
+    assert recognize(CLASSES, {"y": scores(CLASSES, 4)}).remark is None
+
+
 def test_numbers_for_an_output_of_one_value_are_values():
     values = RNG.normal(size=N)
     found = recognize(list(values), {"y": [np.array([[value + 0.5]], np.float32) for value in values]})
