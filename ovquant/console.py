@@ -52,7 +52,7 @@ class Console:
         self._rich = RichConsole(
             file=stream,
             highlight=False,
-            width=None if is_terminal else _PIPE_WIDTH,
+            width=None if stream.isatty() else _PIPE_WIDTH,
             force_terminal=is_terminal,
             no_color=not is_terminal or bool(os.environ.get("NO_COLOR")),
         )

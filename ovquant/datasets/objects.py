@@ -6,6 +6,7 @@ Tensors are known by what they can do (``detach``, ``cpu``, ``numpy``); no packa
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -214,7 +215,10 @@ def stored(items: Iterable[tuple[Sample, Any]], n_items: int | None) -> Stored:
     if not samples:
         raise DataError("data: yields nothing")
     arrays: dict[str, Array] = {}
-    names = {name: f"input{place}" for place, name in enumerate(samples[0])}
+    found = _store_labels(labels, arrays)
+    # By its own name an array is found without being told; but a file takes no name for two, and numpy none of its own.
+    is_free = {name: re.fullmatch(r"[\w.:-]+", name) and name not in {*arrays, "file"} for name in samples[0]}
+    names = {name: name if is_free[name] else f"input{place}" for place, name in enumerate(samples[0])}
     for name, key in names.items():
         shapes = {sample[name].shape for sample in samples}
         if len(shapes) > 1:
@@ -224,8 +228,8 @@ def stored(items: Iterable[tuple[Sample, Any]], n_items: int | None) -> Stored:
                 "give a Python function: data='file.py:function'"
             )
         rows = np.stack([sample[name] for sample in samples])
-        arrays[key] = rows[:, 0] if rows.shape[1] == 1 else rows
-    return Stored(arrays, names, _store_labels(labels, arrays))
+        arrays[key] = rows[:, 0] if rows.ndim > 1 and rows.shape[1] == 1 else rows
+    return Stored(arrays, names, found)
 
 
 def _store_labels(labels: Sequence[Any], arrays: dict[str, Array]) -> str | list[str] | None:

@@ -14,6 +14,7 @@ import pytest
 
 import ovquant
 from ovquant import commands, runtime
+from ovquant.datasets.objects import stored
 from ovquant.errors import ConfigError, DataError, ModelError, OutputError, UsageError
 from ovquant.given import Objects, placed
 from ovquant.study import read_trials
@@ -69,6 +70,8 @@ def test_the_recipe_is_replayed_on_what_was_kept(by_objects: ovquant.SearchResul
         given / "model.xml", recipe=by_objects.recipe, data=str(given / "data.npz"), output=tmp_path / "again"
     )
     assert again.is_identical_to_recipe
+    with np.load(given / "data.npz") as arrays:
+        assert set(arrays.files) == {"image", "labels"}  # which evaluate finds by their names
 
 
 def test_a_search_of_objects_goes_on_by_itself_and_by_the_same_call(
@@ -229,3 +232,31 @@ def test_a_module_needs_an_example_where_data_are_files(conv_case: Case, tmp_pat
     module = torch.nn.Conv2d(3, 4, 3)
     with pytest.raises(UsageError, match="example_input"):
         ovquant.search(module, data=str(conv_case[1]), output=str(tmp_path / "out"))
+
+
+def test_arrays_whose_names_are_taken_have_others() -> None:
+    samples = [{"labels": np.zeros((1, 2)), "file": np.ones((1, 3)), "a/b": np.ones((2, 3))} for _ in range(4)]
+    kept = stored(((sample, number) for number, sample in enumerate(samples)), None)
+    assert kept.inputs == {"labels": "input0", "file": "input1", "a/b": "input2"}
+    assert {name: array.shape for name, array in kept.arrays.items()} == {
+        "labels": (4,), "input0": (4, 2), "input1": (4, 3), "input2": (4, 2, 3)
+    }  # fmt: skip
+
+
+def test_labels_of_all_kinds_are_kept() -> None:
+    def labels(*given: Any) -> Any:
+        found = stored((({"x": np.zeros((1, 2))}, label) for label in given), None)
+        return found.labels, {name: array.tolist() for name, array in found.arrays.items() if name != "x"}
+
+    assert labels("ab", "c") == ("labels", {"labels": ["ab", "c"]})
+    assert labels(np.array([1, 2]), np.array([3])) == ("labels", {"labels": [[1, 2], [3, -1]]})
+    assert labels({"a": 1, "b": 0.5}, {"a": 2, "b": 1.5}) == (["a", "b"], {"a": [1, 2], "b": [0.5, 1.5]})
+    assert labels(None, None) == (None, {})
+    for wrong in ((np.zeros(2), np.zeros(3)), ({"boxes": 1},), (b"raw", b"raw")):
+        with pytest.raises(DataError):
+            labels(*wrong)
+
+
+def test_items_of_different_shapes_are_refused_in_words() -> None:
+    with pytest.raises(DataError, match=r"items differ in shape \(input 'x': 1x2 and 1x3\)"):
+        stored(iter([({"x": np.zeros((1, 2))}, 0), ({"x": np.zeros((1, 3))}, 1)]), None)
