@@ -95,6 +95,9 @@ class _Told(Console):
     def result(self, text: str) -> None:
         """Write nothing."""
 
+    def rows(self, rows: Sequence[Row], caption: str) -> None:
+        """Write no table: the caller has the rows."""
+
     def trial(self, progress: Progress) -> None:
         """Hand progress on."""
         if self._listen is not None:
