@@ -105,7 +105,9 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         console.trial(progress)
 
     plan = session.plan()
-    console.begin(Standing(trials=tuple(study.trials()), max_trials=plan.max_trials, budget_s=plan.budget_s))
+    trials = tuple(study.trials())
+    leader = selection.best(selection.eligible(trials), study.rules)
+    console.begin(Standing(trials=trials, max_trials=plan.max_trials, budget_s=plan.budget_s, best=leader))
     try:
         reason = run_search(plan, study, executor, SystemClock(), listen)
     finally:

@@ -31,17 +31,19 @@ class Standing:
         trials: settled so far, those of earlier runs included.
         max_trials: strategies at most, None without a limit.
         budget_s: wall time at most, None without a limit.
+        best: the trial that would win now, None if none is feasible.
         last: what was told after the last trial of this run, None before.
     """
 
     trials: tuple[Trial, ...]
     max_trials: int | None
     budget_s: float | None
+    best: Trial | None = None
     last: Progress | None = None
 
     def after(self, progress: Progress) -> Standing:
         """Return how things stand after another trial."""
-        return dataclasses.replace(self, trials=(*self.trials, progress.trial), last=progress)
+        return dataclasses.replace(self, trials=(*self.trials, progress.trial), best=progress.best, last=progress)
 
     @property
     def candidates(self) -> list[Trial]:
@@ -164,11 +166,9 @@ def _counts(trials: Sequence[Trial]) -> str:
 
 
 def _best(standing: Standing) -> list[str]:
-    if standing.last is None:
-        return ["-"]
-    best = standing.last.best
+    best = standing.best
     if best is None:
-        return ["none is feasible yet"]
+        return ["none is feasible yet" if standing.candidates else "-"]
     evaluation = best.evaluation
     metrics = [f"{result.name} {result.value:.4f}" for result in evaluation.metrics]
     lines = [f"trial {best.number}: {', '.join([*metrics, f'divergence {evaluation.divergence.value:.3g}'])}"]
@@ -206,7 +206,7 @@ def sketch(standing: Standing) -> list[str]:
         return []
     points = np.array([[selection.latency_of(t).ratio.value, t.evaluation.divergence.value] for t in shown])
     front = set(pareto.front(points, np.array([trial.violation or 0.0 for trial in shown])).tolist())
-    best = None if standing.last is None or standing.last.best is None else standing.last.best.number
+    best = None if standing.best is None else standing.best.number
     heights = np.log10(np.maximum(points[:, 1], 1e-12))
     columns, rows = _cells(points[:, 0], _WIDTH), _cells(-heights, _HEIGHT)
     grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]

@@ -58,6 +58,12 @@ def test_counts_and_the_best_say_what_they_are_of():
     assert dict(lines_of(Standing(trials=(), max_trials=None, budget_s=60)))["trials"] == "0"
 
 
+def test_a_search_that_goes_on_begins_with_its_best_so_far():
+    told = dict(lines_of(Standing(trials=tuple(ALL), max_trials=20, budget_s=None, best=BEST))[:4])
+    assert told["best"].startswith("trial 3: ")
+    assert dict(lines_of(Standing(trials=(), max_trials=20, budget_s=None)))["best"] == "-"
+
+
 def test_the_sketch_has_a_mark_for_each_trial_that_was_measured_to_the_end():
     lines = sketch(standing(ALL, BEST))
     plot = lines[1:-2]
@@ -98,7 +104,7 @@ def drawn(board: Board, width: int = 100, height: int = 40) -> list[str]:
 def test_the_board_goes_with_the_clock_and_with_the_trials():
     clock = ScriptedClock()
     board = Board(Standing(trials=tuple(ALL[:-1]), max_trials=20, budget_s=None), clock.now)
-    assert "-" in next(line for line in drawn(board) if line.startswith("best"))
+    assert "none is feasible yet" in next(line for line in drawn(board) if line.startswith("best"))
     board.update(progress(ALL[-1], BEST, 6))
     clock.sleep(100)
     lines = drawn(board)
