@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from ovquant.api import EvaluationResult, QuantizedModel, SearchResult, evaluate, quantize, search
+    from ovquant.api import EvaluationResult, QuantizedModel, SearchResult, evaluate, quantize, resume, search
     from ovquant.targets import load_target
 
 # Imported when they are first asked for, so that the command line starts at once.
@@ -22,9 +22,20 @@ _PLACES = {
     "evaluate": "ovquant.api",
     "load_target": "ovquant.targets",
     "quantize": "ovquant.api",
+    "resume": "ovquant.api",
     "search": "ovquant.api",
 }
-__all__ = ["EvaluationResult", "QuantizedModel", "SearchResult", "evaluate", "load", "load_target", "quantize", "search"]
+__all__ = [
+    "EvaluationResult",
+    "QuantizedModel",
+    "SearchResult",
+    "evaluate",
+    "load",
+    "load_target",
+    "quantize",
+    "resume",
+    "search",
+]
 
 
 def load(path: str | Path, device: str | None = None, properties: Mapping[str, Any] | None = None) -> ov.CompiledModel:

@@ -14,10 +14,12 @@ from typing import Any
 from ovquant import commands, replay, verdict
 from ovquant.commands import BEST
 from ovquant.console import Console, cells_of, columns_of
+from ovquant.given import Objects, placed
+from ovquant.job import Job, load_job
 from ovquant.loop import Listener, Progress
 from ovquant.options import job_of
 from ovquant.records import Trial
-from ovquant.session import STUDY_FILE
+from ovquant.session import JOB_FILE, STUDY_FILE
 from ovquant.study import read_trials
 from ovquant.verdict import Row, Verdict
 
@@ -93,25 +95,82 @@ class _Told(Console):
     def result(self, text: str) -> None:
         """Write nothing."""
 
+    def rows(self, rows: Sequence[Row], caption: str) -> None:
+        """Write no table: the caller has the rows."""
+
     def trial(self, progress: Progress) -> None:
         """Hand progress on."""
         if self._listen is not None:
             self._listen(progress)
 
 
-def search(model: str | Path, *, on_progress: Callable[[Progress], None] | None = None, **options: Any) -> SearchResult:
+def search(
+    model: Any,
+    *,
+    data: Any = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    transform_fn: Callable[[Any], Any] | None = None,
+    label_fn: Callable[[Any], Any] | None = None,
+    n_items: int | None = None,
+    example_input: Any = None,
+    **options: Any,
+) -> SearchResult:
     """Search the best quantization strategy of a model and export it, as ``ovquant search`` does.
 
+    Model and data may be Python objects. They are written to ``OUTPUT/given`` first, from where the process of the candidates and
+    a resume read them.
+
     Args:
-        model: a model file, or a job file (YAML) that `options` go over.
+        model: a model file, a job file (YAML) that `options` go over, an ``openvino.Model``, or a ``torch.nn.Module``, which is
+            traced for items of the shape of the first one.
+        data: as in the job file; or a ``torch.utils.data.DataLoader``, an ``nncf.Dataset``, or anything that can be iterated
+            over: inputs, ``(inputs, label)`` pairs, or mappings of input names, one item or batch at a time.
         on_progress: called after each trial; what it raises ends the search, which can be continued.
-        options: as in the job file: ``data``, ``target``, ``metrics``, ``max_trials``, ``budget``, ``output`` ...
+        transform_fn: from what `data` yields to inputs, as for ``nncf.Dataset``: an array, several, or input name -> array.
+        label_fn: from what `data` yields to its label.
+        n_items: of `data` that are used at most, the first ones.
+        example_input: for tracing, where the first item will not do.
+        options: as in the job file: ``target``, ``metrics``, ``max_trials``, ``budget``, ``output`` ...
 
     Raises:
         OvquantError: as the command, whose exit code it carries.
     """
-    job = job_of(str(model), options)
-    found = commands.search(job, _Told(on_progress))
+    objects = Objects(
+        model=model, data=data, transform_fn=transform_fn, label_fn=label_fn, n_items=n_items, example_input=example_input
+    )
+    console = _Told(on_progress)
+    # Options are checked before anything is converted.
+    job = job_of(*_stand_in(objects, options))
+    if not objects.is_model_given:
+        objects = dataclasses.replace(objects, model=job.model)
+    with placed(objects, Path(job.output).absolute(), console.warn) as (path, section):
+        job = job_of(path if objects.is_model_given else str(model), options if section is None else {**options, "data": section})
+        return _found(job, commands.search(job, console))
+
+
+def _stand_in(objects: Objects, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what a job is made of, with paths of no meaning for Python objects."""
+    data = "data.npz" if objects.is_data_given else objects.data
+    named = options if data is None else {**options, "data": str(data) if isinstance(data, Path) else data}
+    return ("model.xml" if objects.is_model_given else str(objects.model)), named
+
+
+def resume(output: str | Path, *, on_progress: Callable[[Progress], None] | None = None, **options: Any) -> SearchResult:
+    """Go on with a search that was stopped, as ``ovquant resume`` does.
+
+    Args:
+        output: its directory.
+        on_progress: called after each trial.
+        options: ``budget``, ``max_trials``, ``memory_limit``.
+
+    Raises:
+        OvquantError: as the command.
+    """
+    found = commands.resume(Path(output), options, _Told(on_progress))
+    return _found(load_job(Path(output) / JOB_FILE, {"output": str(output)}), found)
+
+
+def _found(job: Job, found: dict[str, Any]) -> SearchResult:
     best = Path(job.output) / BEST
     return SearchResult(
         output=Path(job.output),
@@ -127,14 +186,14 @@ def evaluate(models: Sequence[str | Path], **options: Any) -> EvaluationResult:
     """Measure models side by side, as ``ovquant evaluate`` does.
 
     Args:
-        models: the first one is the float model.
+        models: the first one is the float model, or a job file that names it.
         options: as in the job file: ``data``, ``target``, ``metrics`` ...
 
     Raises:
         OvquantError: as the command.
     """
     job = job_of(str(models[0]), options)
-    found = commands.evaluate([Path(model) for model in models], job, _Told(None))
+    found = commands.evaluate([Path(job.model), *map(Path, models[1:])], job, _Told(None))
     return EvaluationResult(
         rows=tuple(map(verdict.row_from_json, found["rows"])), device=found["device"], notes=tuple(found["notes"])
     )

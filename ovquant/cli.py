@@ -22,6 +22,7 @@ from ovquant.options import (
     HoldoutData,
     IsDebug,
     IsJson,
+    IsPlain,
     IsQuiet,
     IsVerbose,
     Layout,
@@ -94,6 +95,7 @@ def search(
     remote_python: RemotePython = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_plain: IsPlain = False,
     is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
@@ -138,24 +140,26 @@ def search(
         options["metrics"] = [{"name": name} for name in metric] if metric else None
         return commands.search(job_of(model, options, max_drop or ()), console)
 
-    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_plain=is_plain, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
 def init(
     model: Annotated[Path, typer.Argument(help="Float model (ONNX, OpenVINO IR ...).")],
     data: Data = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     target: Annotated[str, typer.Option(help="Shipped profile or YAML file.")] = "cpu",
     output: Annotated[Path, typer.Option("-o", "--output", help="New job file.")] = Path("job.yaml"),
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Write a commented job file from what can be read off a model."""
+    """Write a commented job file from what can be read off a model and its data."""
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import preparing
 
-        return preparing.init_job(model, data, target, output, console)
+        return preparing.init_job(model, data, target, output, console, annotations, masks)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 
@@ -185,6 +189,7 @@ def resume(
     memory_limit: MemoryLimit = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
+    is_plain: IsPlain = False,
     is_verbose: IsVerbose = False,
     is_debug: IsDebug = False,
 ) -> None:
@@ -196,7 +201,7 @@ def resume(
         changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
         return commands.resume(output, changes, console)
 
-    run_command(run, is_json=is_json, is_quiet=is_quiet, is_verbose=is_verbose, is_debug=is_debug)
+    run_command(run, is_json=is_json, is_quiet=is_quiet, is_plain=is_plain, is_verbose=is_verbose, is_debug=is_debug)
 
 
 @app.command()
@@ -233,7 +238,10 @@ def quantize(
 
 @app.command()
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="Models to compare; the first one is the float model.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Models; the first one is the float model, or a job file (YAML) that names it."),
+    ],
     data: Data = None,
     annotations: Annotations = None,
     masks: Masks = None,
@@ -252,17 +260,15 @@ def evaluate(
     is_json: IsJson = False,
     is_debug: IsDebug = False,
 ) -> None:
-    """Measure models side by side: metrics, divergence, latency, size.
+    """Measure models side by side: metrics, divergence, latency, throughput, memory, size.
 
     All samples are used. The first model at f32 is the reference, and at the target's precision the baseline.
     """
 
     def run(console: Console) -> dict[str, Any]:
         from ovquant import commands
-        from ovquant.job import load_job
 
         options = {
-            "model": str(models[0]),
             "data": data_options(
                 data,
                 None,
@@ -284,7 +290,8 @@ def evaluate(
             "measure_on": measure_on,
             "remote_python": remote_python,
         }
-        return commands.evaluate(models, load_job(None, options), console)
+        job = job_of(str(models[0]), options)
+        return commands.evaluate([Path(job.model), *models[1:]], job, console)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 
@@ -355,6 +362,8 @@ def export(
 def verify(
     package: Annotated[Path, typer.Argument(help="Directory or zip file that ovquant wrote.")],
     data: Annotated[str | None, typer.Option(help="Samples with labels, to measure the metrics of the search on.")] = None,
+    annotations: Annotations = None,
+    masks: Masks = None,
     is_timed: Annotated[bool, typer.Option("--latency", help="Measure the latency on this machine.")] = False,
     device: Annotated[str | None, typer.Option(help="Run on this device instead of the package's own.")] = None,
     is_json: IsJson = False,
@@ -365,7 +374,7 @@ def verify(
     def run(console: Console) -> dict[str, Any]:
         from ovquant import verification
 
-        return verification.verify(package, data, device, console, is_timed=is_timed)
+        return verification.verify(package, data, device, console, is_timed=is_timed, annotations=annotations, masks=masks)
 
     run_command(run, is_json=is_json, is_debug=is_debug)
 

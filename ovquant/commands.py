@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from ovquant import audit, export, runtime, selection, verdict
 from ovquant import console as shown
+from ovquant.capacity import capacities
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
@@ -33,8 +34,9 @@ from ovquant.job import Job, load_job
 from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
+from ovquant.progress import Standing
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
+from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
 from ovquant.report import writing
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
@@ -68,6 +70,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
                 writing.at_the_end(output, console)
                 raise
         except KeyboardInterrupt:
+            console.stop()  # the next interrupt ends the process, and the terminal is to be in order then
             at_once_next_time()
             raise InterruptedSearchError(_interrupted(output)) from None
         finally:
@@ -101,8 +104,12 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         note_trial(progress.trial)
         console.trial(progress)
 
+    plan = session.plan()
+    trials = tuple(study.trials())
+    leader = selection.best(selection.eligible(trials), study.rules)
+    console.begin(Standing(trials=trials, max_trials=plan.max_trials, budget_s=plan.budget_s, best=leader))
     try:
-        reason = run_search(session.plan(), study, executor, SystemClock(), listen)
+        reason = run_search(plan, study, executor, SystemClock(), listen)
     finally:
         with contextlib.suppress(OSError):
             export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
@@ -305,10 +312,13 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
             site=device.site,
         )
         rows = _side_by_side(models, bench)
-    for note in device.notes:
+    notes = list(device.notes)
+    if bench.site is not None:
+        notes.append("throughput and memory are left out: they are not measured on other machines")
+    for note in notes:
         console.warn(note)
-    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *device.notes]))
-    return {"rows": [verdict.row_to_json(row) for row in rows], "device": device.where, "notes": list(device.notes)}
+    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *notes]))
+    return {"rows": [verdict.row_to_json(row) for row in rows], "device": device.where, "notes": notes}
 
 
 def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
@@ -323,23 +333,22 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
     with contextlib.closing(InProcessExecutor()) as executor:
         outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
         comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
-    return _rows(subjects, outcomes, comparison)
+    for (_, subject), outcome in zip(subjects, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            raise ModelError(f"{describe(subject)}: {outcome.stage} failed: {outcome.message}")
+    if isinstance(comparison, Failure):
+        raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
+    elsewhere = [None] * len(subjects)  # throughput and memory of this machine would stand beside the latency of another
+    found = capacities(workbench, [subject for _, subject in subjects], SystemClock()) if bench.site is None else elsewhere
+    rows = [
+        Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency, capacity=capacity)
+        for (name, subject), outcome, latency, capacity in zip(subjects, outcomes, comparison.latencies, found, strict=True)
+        if isinstance(outcome, Evaluation)
+    ]
+    return [rows[1], rows[0], *rows[2:]]
 
 
 def _model_file(path: Path, workbench: Workbench) -> ModelFile:
     """Return a model with the precision that it is run in: what an export noted in it, else the target's own."""
     noted = runtime.noted_precision(runtime.read_model(path))
     return ModelFile(path=str(path), inference_precision=noted or workbench.own_precision)
-
-
-def _rows(subjects: Sequence[tuple[str, Subject]], outcomes: Sequence[Any], comparison: Comparison | Failure) -> list[Row]:
-    for (_, subject), outcome in zip(subjects, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            raise ModelError(f"{describe(subject)}: {outcome.stage} failed: {outcome.message}")
-    if isinstance(comparison, Failure):
-        raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
-    rows = [
-        Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency)
-        for (name, subject), outcome, latency in zip(subjects, outcomes, comparison.latencies, strict=True)
-    ]
-    return [rows[1], rows[0], *rows[2:]]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.markup import escape as as_markup
-from rich.status import Status
 from rich.table import Table
 
 from ovquant.errors import printable
 from ovquant.loop import Progress
-from ovquant.records import Evaluation, Failure, Trial
+from ovquant.progress import Board, Standing, progress_mark, trial_line
 from ovquant.sensitivity import Ranking
+from ovquant.turns import SystemClock
 from ovquant.verdict import Row, Verdict
 
 _PIPE_WIDTH = 160
+_REFRESH_HZ = 1  # the clock of the board; drawing takes CPU from what is timed
+_NO = {"", "0", "false"}
 
 
 def escape(text: str) -> str:
@@ -25,23 +30,36 @@ def escape(text: str) -> str:
     return as_markup(printable(text))
 
 
+def obeys_controls(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that moves its cursor and that somebody looks at: logs of CI are read later."""
+    is_dumb = os.environ.get("TERM", "").lower() in {"", "dumb", "unknown"}
+    return stream.isatty() and not is_dumb and os.environ.get("CI", "").lower() in _NO
+
+
 class Console:
     """Writes to standard output; to standard error where that is kept for JSON."""
 
-    def __init__(self, *, is_json: bool = False, is_quiet: bool = False) -> None:
+    def __init__(self, *, is_json: bool = False, is_quiet: bool = False, is_plain: bool = False) -> None:
         """Keep where to write.
 
         Args:
             is_json: human words go to standard error.
             is_quiet: only results and warnings.
+            is_plain: lines only, as where the output is no terminal.
         """
         stream = sys.stderr if is_json else sys.stdout
-        is_terminal = stream.isatty()
+        is_terminal = not is_plain and obeys_controls(stream)
         self._rich = RichConsole(
-            file=stream, highlight=False, width=None if is_terminal else _PIPE_WIDTH, no_color=not is_terminal
+            file=stream,
+            highlight=False,
+            width=None if stream.isatty() else _PIPE_WIDTH,
+            force_terminal=is_terminal,
+            no_color=not is_terminal or bool(os.environ.get("NO_COLOR")),
         )
         self._is_quiet = is_quiet
-        self._status: Status | None = self._rich.status("") if is_terminal and not is_quiet else None
+        self._is_live = is_terminal and not is_quiet
+        self._board: Board | None = None
+        self._live: Live | None = None
 
     def info(self, text: str) -> None:
         """Write a line that a quiet console leaves out."""
@@ -56,17 +74,26 @@ class Console:
         """Write a line of the result."""
         self._rich.print(escape(text), soft_wrap=True)
 
+    def begin(self, standing: Standing) -> None:
+        """Show from now on where a search stands, where the output is a terminal that is not to be quiet."""
+        if self._is_live:
+            self._board = Board(standing, SystemClock().now)
+            self._live = Live(self._board, console=self._rich, refresh_per_second=_REFRESH_HZ, transient=True)
+            self._live.start(refresh=True)
+            # A cursor that stays to be seen needs nobody to bring it back, however the process ends.
+            self._rich.show_cursor(True)
+
     def trial(self, progress: Progress) -> None:
-        """Write one line about a settled trial; on a terminal keep a status line below."""
-        self.info(f"{progress_mark(progress)} {trial_line(progress)}")
-        if self._status is not None:
-            self._status.update(escape(status_line(progress)))
-            self._status.start()
+        """Write one line about a settled trial; on a terminal, the board stays below."""
+        if self._board is not None:
+            self._board.update(progress)
+        self.info(f"{progress_mark(progress)} {trial_line(progress)}")  # draws the board anew below it
 
     def stop(self) -> None:
-        """Take the status line away."""
-        if self._status is not None:
-            self._status.stop()
+        """Take the board away."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], n_words: int = 2) -> None:
         """Write a table; all columns but the first `n_words` are numbers."""
@@ -107,7 +134,8 @@ def row_name(row: Row) -> str:
 def columns_of(rows: Sequence[Row], has_judgement: bool) -> list[str]:
     """Return the heads of the table of models side by side."""
     metrics = [head for result in rows[0].evaluation.metrics for head in (result.name, "drop [95 %]")]
-    heads = ["model", *metrics, "divergence [95 %]", "latency ms", "speed-up [95 %]", "size kB"]
+    capacity = ["items/s [95 %]", "memory MB"] if rows[0].capacity is not None else []
+    heads = ["model", *metrics, "divergence [95 %]", "latency ms", "speed-up [95 %]", *capacity, "size kB"]
     return [*heads, "holdout says"] if has_judgement else heads
 
 
@@ -124,70 +152,23 @@ def cells_of(row: Row, has_judgement: bool) -> list[str]:
         "-" if is_reference else f"{divergence.value:.3g} {_range(divergence.low, divergence.high, '.2g')}",
         f"{row.latency.median_ms:.3f}",
         "1" if row.name == "baseline" else f"{speedup.value:.2f}x {_range(speedup.low, speedup.high, '.2f')}",
+        *_capacity_cells(row),
         f"{evaluation.size_bytes / 1000:.0f}",
     ]
     return [*cells, row.judgement or ""] if has_judgement else cells
 
 
+def _capacity_cells(row: Row) -> list[str]:
+    if row.capacity is None:
+        return []
+    per_s, memory = row.capacity.throughput.per_s, row.capacity.memory
+    form = ".0f" if per_s.low >= 100 else ".3g"
+    told = f"{per_s.value:{form}} {_range(per_s.low, per_s.high, form)}"
+    return [told, "-" if memory is None else f"{memory.peak_bytes / 1e6:.0f}"]
+
+
 def _range(low: float, high: float, form: str) -> str:
     return f"[{low:{form}}, {high:{form}}]"
-
-
-def progress_mark(progress: Progress) -> str:
-    """Return how far a search is: ``[12/40  1:30  ~3:20 left]``."""
-    total = "" if progress.max_trials is None else f"/{progress.max_trials}"
-    left = "" if progress.remaining_s is None else f"  ~{_clock(progress.remaining_s)} left"
-    return f"[{progress.n_candidates}{total}  {_clock(progress.elapsed_s)}{left}]"
-
-
-def trial_line(progress: Progress) -> str:
-    """Return one settled trial as a line."""
-    trial = progress.trial
-    if trial.role == "baseline":
-        head = "trial   0  float model (baseline)"
-    else:
-        generation = "-" if trial.generation is None else trial.generation
-        head = f"trial {trial.number:3d}  gen {generation}  {trial.code or '-'}"
-    if isinstance(trial.outcome, Failure):
-        return f"{head}  FAILED at {trial.outcome.stage}: {trial.outcome.message}"
-    mark = "best" if progress.best is not None and progress.best.number == trial.number else ""
-    fit = "" if trial.role == "baseline" else _standing(trial)
-    what = "" if trial.strategy is None else f"  {trial.strategy.describe()}"
-    return f"{head}  {measured(trial.outcome)}  {fit:10s} {mark:4s}{what}".rstrip()
-
-
-def _standing(trial: Trial) -> str:
-    raced = trial.evaluation.raced
-    if raced is not None:
-        return {"limit": "stopped", "dominated": "dominated", "screened": "screened"}[raced.reason]
-    return "feasible" if trial.is_feasible else "infeasible"
-
-
-def measured(evaluation: Evaluation) -> str:
-    """Return what was measured of a model, for a line."""
-    parts = [f"{result.name} {result.value:.4f}" for result in evaluation.metrics]
-    parts.append(f"div {evaluation.divergence.value:.4g}")
-    if evaluation.latency is not None:
-        parts.append(f"{evaluation.latency.median_ms:.3f} ms")
-        parts.append(f"{evaluation.latency.speedup.value:.2f}x")
-    if evaluation.raced is not None:
-        parts.append(f"[{evaluation.n_items} of {evaluation.raced.n_items} items]")
-    return "  ".join(parts)
-
-
-def status_line(progress: Progress) -> str:
-    """Return where the search stands."""
-    parts = [f"{progress_mark(progress)} generation {progress.trial.generation or 0}"]
-    if progress.best is not None:
-        parts.append(f"best: trial {progress.best.number} ({measured(progress.best.evaluation)})")
-    else:
-        parts.append("none feasible yet")
-    return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
 
 
 def ranking_line(ranking: Ranking) -> str:
@@ -216,8 +197,28 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
         "speed-up over the baseline is the median ratio of bursts side by side.",
         f"Brackets: 95 % intervals; that of the speed-up {scope}.",
         *_unstable(rows),
+        *_on_capacity(rows),
     ]
     return " ".join([*said, *notes])
+
+
+def _on_capacity(rows: Sequence[Row]) -> list[str]:
+    """Return what throughput and memory were measured on."""
+    found = [row.capacity for row in rows if row.capacity is not None]
+    if not found:
+        return []
+    first = found[0].throughput
+    requests = " or ".join(map(str, sorted({one.throughput.n_requests for one in found})))
+    said = [
+        f"items/s: compiled for throughput, {requests} inferences at a time, {first.n_visits} visits to each model in turns, "
+        f"{first.seconds:.2g} s of each, on the first item; its interval is for that time."
+    ]
+    if any(one.memory is not None for one in found):
+        said.append(
+            "memory: by how much a process of its own grows at most (resident) while it reads the model as IR, compiles it and "
+            "runs it once."
+        )
+    return said
 
 
 def _unstable(rows: Sequence[Row]) -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovquant import console as shown
 from ovquant import embedding, export, runtime, selection
 from ovquant.checks import N_ITEMS, Checks, checks_from, relative_errors
 from ovquant.console import Console
@@ -19,6 +18,7 @@ from ovquant.executor import InProcessExecutor
 from ovquant.inference import CompiledModel
 from ovquant.job import load_job
 from ovquant.layouts import Layout, served_name
+from ovquant.progress import measured
 from ovquant.protocols import Array, Executor, Sample
 from ovquant.records import Failure, Trial, outcome_to_json
 from ovquant.selection import Pick
@@ -199,7 +199,7 @@ def export_trial(
         packed = package(session, executor, trial, directory, extra, form=form)
     for dry_run in session.device.notes:
         console.warn(dry_run)
-    console.result(f"Trial {trial.number}: {shown.measured(trial.evaluation)} (on validation items, during the search)")
+    console.result(f"Trial {trial.number}: {measured(trial.evaluation)} (on validation items, during the search)")
     _tell(packed, form, console)
     console.result(f"Wrote {directory}: {', '.join(packed.names)}")
     return {

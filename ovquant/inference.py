@@ -51,7 +51,8 @@ class CompiledModel:
         except Exception as error:
             raise ModelError(f"cannot be compiled for {device}: {first_line(error)}") from error
         self.compile_s = time.perf_counter() - start
-        self._requests = [self._compiled.create_infer_request() for _ in range(self._n_requests())]
+        self.n_requests = self._n_at_a_time()
+        self._requests = [self._compiled.create_infer_request() for _ in range(self.n_requests)]
         self._timed: list[Any] = []
         self._inputs: collections.deque[Sample] = collections.deque(maxlen=2 * len(self._requests) + 2)
         self._output_names = output_names(self._compiled)
@@ -106,7 +107,7 @@ class CompiledModel:
         self._inputs.append(copied)
         return copied
 
-    def _n_requests(self) -> int:
+    def _n_at_a_time(self) -> int:
         if _is_dynamic(self._compiled):
             return 1
         try:
@@ -116,16 +117,38 @@ class CompiledModel:
 
     def runner(self, sample: Sample) -> Callable[[], None]:
         """Return a function that runs one inference on `sample`, to be timed: inputs are set here, outputs not copied."""
-        request = self._compiled.create_infer_request()
-        for name, array in sample.items():
-            request.set_tensor(name, openvino().Tensor(np.ascontiguousarray(array)))
-        self._timed.append(request)
+        request = self._ready_request(sample)
 
         # Synchronous: an asynchronous request adds the wake-up of a thread, which varies far more than small models take.
         def run() -> None:
             request.infer(share_outputs=True)
 
         return run
+
+    def crowd(self, sample: Sample) -> Callable[[int], None]:
+        """Return a function that runs so many inferences on `sample`, as many at a time as the device likes.
+
+        It is to be timed: inputs are set here, outputs not copied.
+        """
+        requests = [self._ready_request(sample) for _ in range(self.n_requests)]
+
+        def run(n_inferences: int) -> None:
+            for index in range(n_inferences):
+                request = requests[index % len(requests)]
+                if index >= len(requests):
+                    request.wait()
+                request.start_async()
+            for request in requests[:n_inferences]:
+                request.wait()
+
+        return run
+
+    def _ready_request(self, sample: Sample) -> Any:
+        request = self._compiled.create_infer_request()
+        for name, array in sample.items():
+            request.set_tensor(name, openvino().Tensor(np.ascontiguousarray(array)))
+        self._timed.append(request)
+        return request
 
 
 def outputs_of_each(model: ov.Model, samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:

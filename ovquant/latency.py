@@ -15,7 +15,7 @@ from ovquant.turns import Turns, median_bounds
 _MIN_STRETCH = 4  # visits; even, so that each stretch holds as many visits in either order of the models
 _MAX_STRETCHES = 8
 _CONFIDENCE = 0.95
-_UNKNOWN = "reason unknown (shared or virtual machine?)"
+UNKNOWN = "reason unknown (shared or virtual machine?)"
 
 
 def ratio_interval(ratios: NDArray[np.float64], *, is_spread: bool) -> Interval:
@@ -89,7 +89,7 @@ def summarize(turns: Turns, name: str, n_threads: int) -> Latency:
         visited_s=tuple(round(seconds, 3) for seconds in turns.visited_s),
         is_spread=turns.plan.spread > 0,
         n_threads=n_threads,
-        unstable=None if is_steady else disturbances(turns.states) or _UNKNOWN,
+        unstable=None if is_steady else disturbances(turns.states) or UNKNOWN,
     )
 
 

@@ -85,6 +85,7 @@ MaxDrop = Annotated[
 ]
 IsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
+IsPlain = Annotated[bool, typer.Option("--plain", help="Print lines only, also on a terminal.")]
 IsVerbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the log as well, see OUTPUT/log.jsonl.")]
 IsDebug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 

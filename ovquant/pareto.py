@@ -84,7 +84,10 @@ def front(objectives: Array, violations: Array) -> NDArray[np.int64]:
     feasible = np.flatnonzero(violations <= 0)
     if not len(feasible):
         return feasible
-    best = feasible[rank(objectives[feasible], violations[feasible]) == 0]
+    values = objectives[feasible]
+    is_no_worse = (values[:, np.newaxis] <= values).all(axis=2)
+    is_better = (values[:, np.newaxis] < values).any(axis=2)
+    best = feasible[~(is_no_worse & is_better).any(axis=0)]
     return np.asarray(best[np.argsort(objectives[best, 0], kind="stable")], dtype=np.int64)
 
 

@@ -7,25 +7,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ovquant import export, runtime
-from ovquant.console import Console, measured
+from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
-from ovquant.datasets.splits import Samples
-from ovquant.errors import DataError, ModelError, OutputError, printable
+from ovquant.drafting import Draft, guessed_task, image_options, is_image
+from ovquant.errors import ModelError, OutputError, UsageError
 from ovquant.job import Job, load_job
+from ovquant.progress import measured
 from ovquant.records import Evaluation, Failure, FloatModel, Outcome
-from ovquant.runtime import InputInfo
 from ovquant.session import Session, open_session
 from ovquant.tasks import Task
+from ovquant.trying import Trial, source_of
 
-_CHANNELS = (1, 3, 4)
 _SHARED = 0.2  # of the first candidate's quantization is what later ones take, which share its statistics
 
 
-def init_job(model: Path, data: str | None, target: str, path: Path, console: Console) -> dict[str, Any]:
-    """Write a commented job file from what can be read off a model; check the data against it, if given.
+def init_job(
+    model: Path,
+    data: str | None,
+    target: str,
+    path: Path,
+    console: Console,
+    annotations: str | None = None,
+    masks: str | None = None,
+) -> dict[str, Any]:
+    """Write a commented job file from what can be read off a model and, if given, its data.
+
+    Some items are run through the float model, and the metrics that fit them are tried: those that can be computed are written
+    down, with what they came to. What only the user knows is left as a comment.
 
     Args:
         model: float model.
@@ -33,6 +42,8 @@ def init_job(model: Path, data: str | None, target: str, path: Path, console: Co
         target: shipped profile or YAML file.
         path: new file.
         console: for people.
+        annotations: COCO JSON or CSV that lists images of the folder `data`.
+        masks: folder with a PNG for each of them.
 
     Raises:
         OutputError: the file is there already, or cannot be written.
@@ -40,10 +51,25 @@ def init_job(model: Path, data: str | None, target: str, path: Path, console: Co
     """
     if path.exists():
         raise OutputError(f"{path}: is there already; nothing was overwritten. Give another file (-o)")
+    if data is None and (annotations or masks):
+        raise UsageError("--annotations and --masks say more of images: name their folder by --data")
     float_model = runtime.read_model(model)
     runtime.require_quantizable(float_model, model)
     inputs, outputs = runtime.input_infos(float_model), runtime.output_infos(float_model)
-    text = _fitting(model, data, target, inputs, outputs)
+    draft = Draft(
+        model=model,
+        target=target,
+        inputs=inputs,
+        outputs=outputs,
+        data={},
+        preprocessing=image_options(inputs[0]) if is_image(inputs) else None,
+        findings={},
+        guess=guessed_task(inputs, outputs),
+    )
+    if data is not None:
+        draft = Trial(float_model, draft, source_of(data, annotations, masks)).drafted()
+    text = draft.text()
+    _require_readable(text)
     try:
         export.write_text(path, text)
     except OSError as error:
@@ -51,43 +77,11 @@ def init_job(model: Path, data: str | None, target: str, path: Path, console: Co
     console.result(text.rstrip())
     console.result("")
     console.result(f"Wrote {path}. Fill in what is marked, then: ovquant check {path}")
-    return {"output": str(path), "task": _task(inputs, outputs)}
+    return {"output": str(path), "task": draft.task, "metrics": draft.metrics}
 
 
-def _fitting(model: Path, data: str | None, target: str, inputs: Sequence[InputInfo], outputs: Sequence[InputInfo]) -> str:
-    """Return the text of a job by which the data can be read.
-
-    Raises:
-        DataError: there is none.
-    """
-    is_folder = data is None or Path(data).is_dir()
-    text = _job_text(model, data, target, inputs, outputs, has_labels=True, is_raw=is_folder)
-    if data is None:
-        _job_of(text)
-        return text
-    try:
-        has_labels = _has_labels(_job_of(text), inputs)
-    except DataError:
-        if is_folder or not _is_image(inputs):
-            raise
-        is_folder = True  # an array of uint8 images is preprocessed as well
-        has_labels = _has_labels(_job_of(_job_text(model, data, target, inputs, outputs, has_labels=True, is_raw=True)), inputs)
-    return _job_text(model, data, target, inputs, outputs, has_labels=has_labels, is_raw=is_folder)
-
-
-def _has_labels(job: Job, inputs: Sequence[InputInfo]) -> bool:
-    """Read one item; return whether items have labels.
-
-    Raises:
-        DataError: it cannot be read, or does not fit the model.
-    """
-    samples = Samples(job.data, inputs, job.seed)
-    samples.sample(samples.items("validation")[0])
-    return samples.labels("validation") is not None
-
-
-def _job_of(text: str) -> Job:
-    """Return the job that a text describes; what is written can be read again.
+def _require_readable(text: str) -> None:
+    """Check that what is written can be read again.
 
     Raises:
         ConfigError: it cannot.
@@ -95,86 +89,7 @@ def _job_of(text: str) -> Job:
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
         path = Path(folder) / "job.yaml"
         path.write_text(text, encoding="utf-8")
-        return load_job(path, {})
-
-
-def _job_text(
-    model: Path,
-    data: str | None,
-    target: str,
-    inputs: Sequence[InputInfo],
-    outputs: Sequence[InputInfo],
-    *,
-    has_labels: bool,
-    is_raw: bool,
-) -> str:
-    lines = [f'# A search for {printable(model.name)}; every key is explained in the README, section "Job file".', "version: 1"]
-    lines += [f"model: {_scalar(str(model.resolve()))}", f"target: {_scalar(target)}    # see: ovquant targets list"]
-    lines += [f"# input  {_told(info)}" for info in inputs] + [f"# output {_told(info)}" for info in outputs]
-    lines.append("data:")
-    where = data if data is None or ".py:" in data else str(Path(data).resolve())
-    fill_in = "    # FILL IN: image folder, .npz with an array per input, or file.py:function" if where is None else ""
-    lines.append(f"  path: {_scalar(where or _placeholder(inputs))}{fill_in}")
-    if _is_image(inputs) and is_raw:
-        layout = "NHWC" if (inputs[0].shape or ())[-1] in _CHANNELS else "NCHW"
-        sides = [side for side in (inputs[0].shape or ())[1:] if side not in _CHANNELS]
-        lines += ["  preprocessing:", f"    layout: {layout}"]
-        if len(sides) == 2 and None not in sides:
-            lines.append(f"    resize: [{sides[0]}, {sides[1]}]    # CHECK: or a shorter side and a crop, as it was trained")
-        lines += [
-            "    # CHECK: what the model was trained with, in units of pixels 0..255; these are ImageNet's",
-            "    # mean: [123.675, 116.28, 103.53]",
-            "    # scale: [58.395, 57.12, 57.375]",
-        ]
-    lines += _metric_lines(_task(inputs, outputs), has_labels)
-    lines += ["max_trials: 40", "# budget: 20m", "# seed: 0", "# output: ovquant-out"]
-    return "\n".join(lines) + "\n"
-
-
-def _metric_lines(task: str, has_labels: bool) -> list[str]:
-    if task != "classification" or not has_labels:
-        why = "the data has no labels" if not has_labels else f"the outputs look like {task}"
-        return [
-            f"# No metric: {why}. The search goes by divergence from the float model, and allows what NNCF's default has.",
-            "# metrics:",
-            "#   - {name: metric.py:function, max_drop: 1%}    # f(outputs, labels): a number, or one per item",
-        ]
-    return ["metrics:    # the outputs look like classification", "  - {name: accuracy, max_drop: 0.01}    # at most one point"]
-
-
-def _task(inputs: Sequence[InputInfo], outputs: Sequence[InputInfo]) -> str:
-    """Return what the outputs look like: one row of scores is a classification."""
-    if len(outputs) == 1:
-        shape = outputs[0].shape
-        if shape is not None and len(shape) == 2 and (shape[1] is None or shape[1] > 1):
-            return "classification"
-        if shape is not None and len(shape) == 2:
-            return "regression"
-        if shape is not None and len(shape) == 4 and _is_image(inputs):
-            return "maps (segmentation or detection)"
-        if shape is not None and len(shape) == 3:
-            return "sequences or boxes"
-    return "something else"
-
-
-def _is_image(inputs: Sequence[InputInfo]) -> bool:
-    shape = inputs[0].shape
-    return len(inputs) == 1 and shape is not None and len(shape) == 4 and (shape[1] in _CHANNELS or shape[-1] in _CHANNELS)
-
-
-def _placeholder(inputs: Sequence[InputInfo]) -> str:
-    return "images/" if _is_image(inputs) else "data.npz"
-
-
-def _told(info: InputInfo) -> str:
-    shape = "any rank" if info.shape is None else "x".join("?" if side is None else str(side) for side in info.shape)
-    return printable(f"{info.name}: {info.dtype} {shape}").replace("\n", " ")
-
-
-def _scalar(value: str) -> str:
-    """Return a string as a YAML scalar, quoted where that is needed."""
-    text: str = yaml.safe_dump(value, allow_unicode=True, width=10_000)
-    return text.removesuffix("\n...\n").rstrip("\n")
+        load_job(path, {})
 
 
 def check_job(job: Job, console: Console) -> dict[str, Any]:

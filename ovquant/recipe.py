@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ovquant.configfile import FileModel
 from ovquant.datasets.readers import Part
-from ovquant.job import DataSpec, Preprocessing
+from ovquant.job import DataSpec, Labels, Preprocessing
 from ovquant.operations import Operation, computed
 from ovquant.places import places
 from ovquant.scopes import resolve
@@ -65,6 +65,7 @@ class CalibrationSpec(FileModel):
         inputs: likewise.
         class_names: likewise.
         arguments: likewise.
+        labels: likewise, of the main source.
         annotations: name of the file that lists the items, where they are those of a folder with such a file.
     """
 
@@ -74,6 +75,7 @@ class CalibrationSpec(FileModel):
     inputs: dict[str, str] | None = None
     class_names: tuple[str, ...] | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    labels: Labels = None
     annotations: str | None = None
 
     @property
@@ -81,11 +83,13 @@ class CalibrationSpec(FileModel):
         """What the source is to be opened as."""
         return "calibration" if self.has_own_source else "main"
 
-    def data(self, path: str, annotations: str | None = None) -> DataSpec:
-        """Return the data section of the source at `path`, and of a file that lists its items."""
+    def data(self, path: str, annotations: str | None = None, masks: str | None = None) -> DataSpec:
+        """Return the data section of the source at `path`, and of what lists or labels its items."""
         return DataSpec(
             path=path,
             annotations=annotations,
+            masks=masks,
+            labels=self.labels,
             inputs=self.inputs,
             preprocessing=self.preprocessing,
             class_names=self.class_names,
@@ -236,6 +240,7 @@ def recipe_from(
             inputs=own.inputs if own is not None else data.inputs,
             class_names=data.class_names,
             arguments=data.arguments,
+            labels=data.labels,
             annotations=None if listing is None else Path(listing).name,
         ),
         made=made,

@@ -100,6 +100,55 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """How much a model gets through with as many inferences at a time as the device likes.
+
+    Attributes:
+        per_s: items per second, with a 95 % interval for the time of the measurement, see `ovquant.capacity`.
+        n_requests: inferences at a time.
+        n_threads: inference threads, 0 where the device does not tell.
+        n_visits: how often each model had its turn.
+        n_items: timed inferences.
+        seconds: that these took.
+        unstable: None where the interval is narrow; else what disturbed the machine, as far as it can be read off.
+    """
+
+    per_s: Interval
+    n_requests: int
+    n_threads: int
+    n_visits: int
+    n_items: int
+    seconds: float
+    unstable: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """By how much the resident memory of a process grows that loads a model, compiles it and runs it once.
+
+    Attributes:
+        peak_bytes: at most, while it does so.
+        held_bytes: afterwards.
+    """
+
+    peak_bytes: int
+    held_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What a model gets through, and takes.
+
+    Attributes:
+        throughput: on the device.
+        memory: of the host; None where the system does not tell.
+    """
+
+    throughput: Throughput
+    memory: Memory | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Raced:
     """Why a candidate was not validated to the end; it counts as infeasible.
 

@@ -17,10 +17,10 @@ from ovquant.devices import Device, resolve_device
 from ovquant.environment import versions
 from ovquant.errors import ConfigError, DataError, ModelError, RefutedError, UsageError, first_line
 from ovquant.evaluation import Workbench
-from ovquant.job import Job
+from ovquant.job import DataSpec, Job
 from ovquant.objectives import Rules
 from ovquant.operations import Operation
-from ovquant.protocols import Sample
+from ovquant.protocols import Dataset, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe, StrategySpec, by_places, differences, made
 from ovquant.records import Evaluation, ModelFile, outcome_to_json
 from ovquant.scopes import misses, resolve
@@ -227,12 +227,22 @@ def _calibration_samples(
     if annotations is None and calibration.annotations is not None:
         raise UsageError(f"the recipe's items are those that {calibration.annotations} lists; name it by --annotations")
     spec = calibration.data(data, annotations)
-    source = open_source(spec.main, calibration.part, spec, inputs)
+    source = _calibration_source(spec, calibration.part, inputs)
     items: Sequence[int] = calibration.items
     if max(items) >= len(source):
         items = range(min(len(items), len(source)))
         console.warn(f"{data} holds {len(source)} items, not those of the recipe; the first {len(items)} are used")
     return [source.sample(index) for index in items], items
+
+
+def _calibration_source(spec: DataSpec, part: Part, inputs: Sequence[runtime.InputInfo]) -> Dataset:
+    """Return the source that a recipe calibrates on; it needs no labels, and those of the job only to be told from others."""
+    try:
+        return open_source(spec.main.model_copy(update={"labels": None}), part, spec, inputs)
+    except DataError:
+        if spec.labels is None:
+            raise
+        return open_source(spec.main, part, spec, inputs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

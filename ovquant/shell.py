@@ -23,6 +23,7 @@ def run_command(
     *,
     is_json: bool,
     is_quiet: bool = False,
+    is_plain: bool = False,
     is_verbose: bool = False,
     is_debug: bool = False,
 ) -> None:
@@ -32,7 +33,7 @@ def run_command(
     from ovquant.log import logging_to
 
     terminate_like_interrupt()
-    console = Console(is_json=is_json, is_quiet=is_quiet)
+    console = Console(is_json=is_json, is_quiet=is_quiet, is_plain=is_plain)
     try:
         with logging_to(console.warn) if is_verbose else contextlib.nullcontext():
             result = command(console)

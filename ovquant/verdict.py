@@ -14,7 +14,7 @@ from ovquant.latency import relative_speedup
 from ovquant.metrics import intervals
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
-from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Interval, Latency, MetricResult, Subject, Trial
+from ovquant.records import Capacity, Comparison, Evaluation, Failure, FloatModel, Interval, Latency, MetricResult, Subject, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 
@@ -32,6 +32,7 @@ class Row:
         evaluation: on the holdout.
         latency: measured together with the other rows.
         judgement: of finalists: whether the holdout bears out the constraints.
+        capacity: throughput and memory, where they were asked for.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     evaluation: Evaluation
     latency: Latency
     judgement: Judgement | None = None
+    capacity: Capacity | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +14,9 @@ from ovquant import loading, runtime
 from ovquant.configfile import validate
 from ovquant.console import Console
 from ovquant.datasets.splits import Samples
-from ovquant.errors import DataError, OutputError, OvquantError, VerificationError
+from ovquant.errors import DataError, OutputError, OvquantError, UsageError, VerificationError
 from ovquant.inference import CompiledModel
-from ovquant.job import MetricSpec
+from ovquant.job import DataSpec, MetricSpec
 from ovquant.latency import median_interval
 from ovquant.metrics import intervals
 from ovquant.metrics.scores import build_metric
@@ -24,11 +25,21 @@ from ovquant.recipe import Recipe
 from ovquant.records import Interval
 from ovquant.targets import MeasurementPlan
 from ovquant.turns import SystemClock, measure
+from ovquant.validation import column_of
 
 PLAN = MeasurementPlan(visits=24, burst=50, discard=5, seconds=5.0)
 
 
-def verify(path: Path, data: str | None, device: str | None, console: Console, *, is_timed: bool = False) -> dict[str, Any]:
+def verify(
+    path: Path,
+    data: str | None,
+    device: str | None,
+    console: Console,
+    *,
+    is_timed: bool = False,
+    annotations: str | None = None,
+    masks: str | None = None,
+) -> dict[str, Any]:
     """Check a package and say what was found.
 
     Args:
@@ -37,11 +48,15 @@ def verify(path: Path, data: str | None, device: str | None, console: Console, *
         device: to run on; None takes the one that the package was made for.
         console: where to.
         is_timed: measure the latency here.
+        annotations: file that lists the images of the folder `data`, as for a search.
+        masks: folder with a mask for each of them.
 
     Raises:
         VerificationError: something is not as it was recorded; all of it is in the message.
         OvquantError: it cannot be read, or not be checked here.
     """
+    if data is None and (annotations or masks):
+        raise UsageError("--annotations and --masks say more of images: name their folder by --data")
     package = loading.Package(path)
     manifest = package.read_json(loading.MANIFEST)
     for key, kind in (("deployment", dict), ("measured", dict), ("device", dict), ("metrics", list)):
@@ -57,7 +72,8 @@ def verify(path: Path, data: str | None, device: str | None, console: Console, *
         console.result(f"Model: reads, and compiles for {used} at {compiled.precision} (made for {made_for})")
         result["outputs"] = _check_outputs(package, compiled, faults, notes, console)
         if data is not None:
-            result["metrics"] = _check_metrics(package, manifest, model, compiled, data, faults, console)
+            spec = _data_of(package, data, annotations, masks)
+            result["metrics"] = _check_metrics(package, manifest, model, compiled, spec, faults, notes, console)
         if is_timed:
             result["latency"] = _time(package, manifest, compiled, used, notes, console)
     for note in notes:
@@ -118,46 +134,67 @@ def _check_metrics(
     manifest: dict[str, Any],
     model: Any,
     compiled: CompiledModel,
-    data: str,
+    data: DataSpec,
     faults: list[str],
+    notes: list[str],
     console: Console,
 ) -> list[dict[str, Any]]:
+    """Measure the metrics of the search on all items of a source, whose labels are those of the search's job."""
     if manifest.get("embedded") is not None:
         raise OutputError(
             f"{package.path}: has its pre-processing within, and --data is read as the search read it; leave it out"
         )
-    content = yaml.safe_load(package.read("recipe.yaml"))
-    recipe = validate(Recipe, content if isinstance(content, dict) else {}, f"{package.path}: recipe.yaml")
     specs = [validate(MetricSpec, one, f"{package.path}: metrics") for one in manifest.get("metrics") or ()]
     if not specs:
         raise OutputError(f"{package.path}: the search had no metric, so there is none to measure; leave out --data")
-    samples = Samples(recipe.calibration.data(data), runtime.input_infos(model), 0, is_divided=False)
+    samples = Samples(data, runtime.input_infos(model), 0, is_divided=False)
     labels = samples.labels("validation")
-    if labels is None:
-        raise DataError(f"{data}: has no labels, which metric {specs[0].name!r} needs")
+    metrics = [build_metric(spec, runtime.output_names(model)) for spec in specs]
+    unlabelled = next((metric.name for metric in metrics if metric.truth == "labels" and labels is None), None)
+    if unlabelled is not None:
+        raise DataError(f"{data.path}: has no labels, which metric {unlabelled!r} needs (also: --annotations, --masks)")
     outputs: dict[str, list[Any]] = {name: [] for name in runtime.output_names(model)}
     for sample in samples.samples("validation"):
         for name, array in compiled.infer(sample).items():
             outputs[name].append(array)
     told = []
-    for spec in specs:
-        metric = build_metric(spec, tuple(outputs))
+    for metric in metrics:
+        if metric.truth == "reference":
+            notes.append(f"{metric.name} compares with the float model, which is not in the package; it was not measured")
+            continue
+        truth = column_of(labels or (), metric)
         was = _recorded_value(manifest, metric.name)
-        value = metric.value(outputs, labels)
-        interval = _interval(metric, outputs, labels)
-        console.result(_metric_words(metric.name, value, interval, len(labels), was))
+        value = metric.value(outputs, truth)
+        interval = _interval(metric, outputs, truth)
+        console.result(_metric_words(metric.name, value, interval, len(truth), was))
         if was is not None and interval is not None and _is_worse(metric, interval, was[0]):
-            faults.append(f"{metric.name} is {value:.4f} on {data}, worse than the recorded {was[0]:.4f} beyond its interval")
+            faults.append(
+                f"{metric.name} is {value:.4f} on {data.path}, worse than the recorded {was[0]:.4f} beyond its interval"
+            )
         told.append(
             {
                 "name": metric.name,
                 "value": value,
                 "interval": None if interval is None else [interval.low, interval.high],
-                "n_items": len(labels),
+                "n_items": len(truth),
                 "recorded": None if was is None else was[0],
             }
         )
     return told
+
+
+def _data_of(package: loading.Package, path: str, annotations: str | None, masks: str | None) -> DataSpec:
+    """Return how the search read its data, of other data.
+
+    Raises:
+        UsageError: its items were those that a file listed, and it is not given.
+    """
+    content = yaml.safe_load(package.read("recipe.yaml"))
+    recipe = validate(Recipe, content if isinstance(content, dict) else {}, f"{package.path}: recipe.yaml")
+    listing = recipe.calibration.annotations
+    if listing is not None and annotations is None:
+        raise UsageError(f"the items of the search were those that {listing} lists; name it, or another one, by --annotations")
+    return recipe.calibration.data(path, annotations, masks)
 
 
 def _recorded_value(manifest: dict[str, Any], name: str) -> tuple[float, int] | None:
@@ -166,7 +203,7 @@ def _recorded_value(manifest: dict[str, Any], name: str) -> tuple[float, int] | 
     return None if value is None else (float(value), int(measured.get("n_items", 0)))
 
 
-def _interval(metric: Metric, outputs: Outputs, labels: list[Any]) -> Interval | None:
+def _interval(metric: Metric, outputs: Outputs, labels: Sequence[Any]) -> Interval | None:
     scores = metric.per_item(outputs, labels)
     return None if scores is None else intervals.mean(scores)
 

@@ -35,6 +35,7 @@ from ovquant.targets import to_yaml
 LOG_FILE = "log.jsonl"
 _SPLITS = "splits.json"
 WRITER_FILE = "writer.json"
+GIVEN = "given"  # Python objects that were handed over, as files, see `ovquant.given`
 _LOCK = "lock"
 _WORK = "work"
 _ENDED = (NoFeasibleStrategyError, AllCandidatesFailedError, RefutedError)
@@ -77,8 +78,8 @@ def held(job: Job) -> Iterator[Path]:
 def _was_begun(output: Path) -> bool:
     """Return True for what a search left that was killed before it had a study."""
     names = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    ours = {_LOCK, WRITER_FILE, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS}
-    return _WORK in names and all(name in ours or name.endswith(export.PARTIAL) for name in names)
+    ours = {_LOCK, WRITER_FILE, _WORK, LOG_FILE, JOB_FILE, TARGET_FILE, INSPECTION_FILE, _SPLITS, GIVEN}
+    return (_WORK in names or names == {GIVEN}) and all(name in ours or name.endswith(export.PARTIAL) for name in names)
 
 
 def _opened(output: Path, model: Path, stack: contextlib.ExitStack) -> Path:

@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ from ovquant import contained, targets
 from ovquant.cli import app
 
 Run = Callable[..., Result]
+TASKS = Path(__file__).resolve().parents[1] / "examples" / "tasks"
+N_ITEMS = 90
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,6 +72,17 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 def conv_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return model and labelled ``.npz`` of the small convolutional case."""
     return small.conv_case(tmp_path_factory.mktemp("conv"))
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the examples with a small part of their data."""
+    folder = Path(
+        shutil.copytree(TASKS, tmp_path_factory.mktemp("tasks") / "tasks", ignore=shutil.ignore_patterns("data", "__*"))
+    )
+    code = f"import pathlib, data; data.write(pathlib.Path('data'), {N_ITEMS})"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,11 @@ class Samples:
             self._labels[name] = [(columns[part] or ())[index] for part, index in items] if is_complete else None
         return self._labels[name]
 
+    def label(self, item: Item) -> Any:
+        """Return the label of one item, or None if its source has none."""
+        column = self._sources[item[0]].labels
+        return None if column is None else column[item[1]]
+
     def read_all(self) -> None:
         """Read every item once, so that a fault in one is found before any work is done.
 

@@ -16,6 +16,7 @@ from ovquant.economy import economy
 from ovquant.environment import versions
 from ovquant.job import Job
 from ovquant.objectives import Rules
+from ovquant.progress import measured
 from ovquant.records import Evaluation, Failure, Interval, Trial
 from ovquant.report.importance import importances
 from ovquant.report.layers import layers
@@ -102,12 +103,12 @@ def _verdict(source: Source, best: Trial | None) -> dict[str, Any]:
         verdict = source.verdict
         return {"judgement": verdict.judgement, "is_worth_it": verdict.is_worth_it, "sentences": list(verdict.sentences)}
     if best is not None and best.strategy is not None:
-        said = [f"So far trial {best.number} leads: {console.measured(best.evaluation)} ({best.strategy.describe()})."]
+        said = [f"So far trial {best.number} leads: {measured(best.evaluation)} ({best.strategy.describe()})."]
     else:
         miss = selection.nearest_miss([t for t in selection.eligible(source.trials) if not isinstance(t.outcome, Failure)])
         said = ["No strategy meets the limits so far."]
         if miss is not None:
-            said.append(f"Nearest miss: trial {miss.number}, {console.measured(miss.evaluation)}.")
+            said.append(f"Nearest miss: trial {miss.number}, {measured(miss.evaluation)}.")
     return {"judgement": None, "is_worth_it": None, "sentences": said}
 
 
@@ -216,7 +217,7 @@ def _outcome(outcome: Evaluation | Failure) -> dict[str, Any]:
     raced = outcome.raced
     return {
         "failure": None,
-        "measured": console.measured(outcome),
+        "measured": measured(outcome),
         "n_items": outcome.n_items,
         "stopped": None if raced is None else dataclasses.asdict(raced),
         "divergence": _interval(outcome.divergence),

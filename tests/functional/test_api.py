@@ -55,7 +55,10 @@ def test_notebooks_show_a_table(found: tuple[ovquant.SearchResult, list[Progress
 
 
 def test_a_recipe_is_replayed_and_models_are_compared(
-    found: tuple[ovquant.SearchResult, list[Progress]], conv_case: tuple[Path, Path], tmp_path: Path
+    found: tuple[ovquant.SearchResult, list[Progress]],
+    conv_case: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, data = conv_case
     again = ovquant.quantize(model, recipe=found[0].recipe, data=str(data), output=tmp_path / "again")
@@ -63,6 +66,9 @@ def test_a_recipe_is_replayed_and_models_are_compared(
     compared = ovquant.evaluate([model, again.model], data=str(data), metrics=["accuracy"])
     assert [row.name for row in compared.rows] == ["reference", "baseline", "model 2"]
     assert "model 2" in compared._repr_html_()
+    assert compared.rows[2].capacity is not None
+    assert "<th>items/s [95 %]</th><th>memory MB</th>" in compared._repr_html_()
+    assert "speed-up" not in "".join(capsys.readouterr())  # the caller has the table
 
 
 def test_errors_are_those_of_the_command_line(conv_case: tuple[Path, Path], tmp_path: Path) -> None:

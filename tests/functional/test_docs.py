@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_the_snippet_from_python_runs(
     exec(snippet.replace("max_trials=40", "max_trials=2"), {})
     assert "the float model" in capsys.readouterr().out
     assert Path("AGAIN/model.xml").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_the_snippet_with_objects_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(60, 3, 8, 8)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+    loader = DataLoader(TensorDataset(images, module(images).argmax(dim=1)), batch_size=16)
+    (snippet,) = (block for block in blocks("python") if "data=loader" in block)
+    exec(snippet.replace("max_trials=40", "max_trials=2"), {"module": module, "loader": loader})
+    assert Path("OUT-OBJECTS/best/model.xml").exists()
 
 
 def test_every_command_and_every_exit_code_is_documented() -> None:

@@ -86,15 +86,21 @@ def test_export_picks(run: Run, searched: Path, pick: str) -> None:
 
 
 def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
-    result = run(
-        "evaluate", conv_case[0], searched / "best" / "model.xml", "--data", conv_case[1], "--metric", "accuracy", "--json"
-    )
+    job = {"version": 1, "model": str(conv_case[0]), "data": str(conv_case[1])}
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    result = run("evaluate", "job.yaml", searched / "best" / "model.xml", "--metric", "accuracy", "--json")
+    for told in ("items/s [95 %]", "memory MB", "items/s: compiled for throughput,", f"baseline are {conv_case[0]}"):
+        assert told in result.stderr
     rows = json.loads(result.stdout)["rows"]
     assert [row["name"] for row in rows] == ["reference", "baseline", "model 2"]
     assert {row["evaluation"]["n_items"] for row in rows} == {120}
     assert rows[0]["evaluation"]["divergence"]["value"] == 0
     assert rows[2]["evaluation"]["n_fake_quantize"] > 0
-    assert not list(Path().iterdir())  # nothing is left behind
+    for row in rows:
+        per_s = row["capacity"]["throughput"]["per_s"]
+        assert 0 < per_s["low"] <= per_s["value"] <= per_s["high"]
+        assert row["capacity"]["memory"]["peak_bytes"] > 1e6
+    assert [path.name for path in Path().iterdir()] == ["job.yaml"]  # nothing is left behind
 
 
 @pytest.mark.parametrize("name", shipped_names())

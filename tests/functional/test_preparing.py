@@ -10,6 +10,7 @@ import onnx
 import pytest
 from conftest import Run
 from onnx import TensorProto, helper
+from PIL import Image
 
 from ovquant.job import load_job
 
@@ -89,6 +90,86 @@ def test_names_that_others_made_do_not_leave_their_comment(run: Run) -> None:
     run("init", "m.onnx")
     assert load_job(Path("job.yaml"), {}).model.endswith("m.onnx")
     assert "\x1b" not in Path("job.yaml").read_text()
+
+
+# Example -> arguments of init beside the model, the task that it finds, and the metrics; those of the example's own job.
+EXAMPLES = {
+    "sequence": ("lines", ["data/lines.csv"], "sequence"),
+    "segmentation": ("scenes", ["data/scenes", "--masks", "data/masks"], "segmentation"),
+    "text": ("encoder", ["data/pairs.npz"], "pairs"),
+    "regression": ("turned", ["data/turned.csv"], "classification and regression"),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_job_for_each_task_has_the_metrics_of_its_example(
+    run: Run, examples: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    model, data, task = EXAMPLES[name]
+    target = Path("job.yaml").resolve()
+    monkeypatch.chdir(examples)
+    found = json.loads(run("init", f"{model}.onnx", "--data", *data, "-o", target, "--json").stdout)
+    assert found["task"] == task
+    mine, own = load_job(target, {}), load_job(examples / f"{name}.yaml", {})
+    told = [metric.model_dump(exclude={"max_drop"}) for metric in mine.metrics]
+    assert told == [metric.model_dump(exclude={"max_drop"}) for metric in own.metrics]
+    assert mine.output_kinds == own.output_kinds
+    assert (mine.data.labels, mine.data.preprocessing.channels) == (own.data.labels, own.data.preprocessing.channels)
+    assert run("check", target).output.count("of the float model at f32") == len(told)
+
+
+def test_a_job_for_detection_is_valid_before_and_after_boxes_are_filled_in(
+    run: Run, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path("job.yaml").resolve()
+    monkeypatch.chdir(examples)
+    arguments = ["init", "scenes.onnx", "--data", "data/scenes", "--annotations", "data/scenes.json", "-o", target, "--json"]
+    assert json.loads(run(*arguments).stdout)["task"] == "detection"
+    text = target.read_text()
+    assert "NNCF's default: div" in run("check", target).output
+    filled = text.replace("# metrics:\n#   -", "metrics:\n  -").replace("\n#   - {name: map,", "\n  - {name: map,")
+    target.write_text(filled.replace("FILL_IN.py", str(examples / "data.py")))
+    told = run("check", target).output
+    assert "map50 of the float model at f32: 0." in told
+    assert "map of the float model at f32: 0." in told
+
+
+def test_what_lies_beside_images_is_pointed_at(run: Run, examples: Path) -> None:
+    told = run("init", examples / "scenes.onnx", "--data", examples / "data" / "scenes").output
+    assert f"--masks {examples / 'data' / 'masks'}" in told.replace("\n", " ")
+    assert f"--annotations {examples / 'data' / 'scenes.json'}" in told.replace("\n", " ")
+    assert told.count("--masks") == 1  # the images of other folders have other sizes
+    assert run("init", examples / "scenes.onnx", "--masks", "masks", "-o", "no.yaml", code=2)
+
+
+def test_vectors_of_length_one_without_labels_are_embeddings(run: Run, examples: Path) -> None:
+    with np.load(examples / "data" / "pairs.npz") as content:
+        np.savez("bare.npz", input_ids=content["input_ids"][:, 0], attention_mask=content["attention_mask"][:, 0])
+    found = json.loads(run("init", examples / "encoder.onnx", "--data", "bare.npz", "--json").stdout)
+    assert (found["task"], [entry["name"] for entry in found["metrics"]]) == ("embedding", ["cosine"])
+
+
+def test_the_usual_mean_and_scale_that_do_best_are_taken(run: Run, tmp_path: Path) -> None:
+    """The network tells dark images from light ones, by their sign after the mean is taken off."""
+    weight = onnx.numpy_helper.from_array(np.array([[[[-1.0]]], [[[1.0]]]], np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("ReduceMean", ["c"], ["y"], axes=[2, 3], keepdims=0),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 2]))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
+    arrays = [np.full((8, 8), value + number, np.uint8) for value in (60, 200) for number in range(12)]
+    for place, array in enumerate(arrays):
+        folder = Path("images") / ("dark" if place < 12 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / f"{place}.png")
+    np.savez("images.npz", x=np.stack(arrays), y=np.repeat([0, 1], 12))
+    for data in ("images", "images.npz"):
+        told = run("init", "m.onnx", "--data", data, "-o", f"{data}.yaml").output
+        options = load_job(Path(f"{data}.yaml"), {}).data.preprocessing
+        assert (options.mean, options.scale, options.channels, options.resize) == ((127.5,), (127.5,), "GRAY", None)
+        assert "# 1.0000" in told
 
 
 def test_nothing_is_overwritten_and_faults_are_told(run: Run, conv_case: tuple[Path, Path]) -> None:

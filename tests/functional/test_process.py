@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
+import pty
+import select
 import subprocess
 import sys
+import termios
 import time
 import zipfile
 from pathlib import Path
@@ -44,33 +46,56 @@ def test_no_telemetry_is_loaded() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_interrupt_keeps_the_study_and_the_same_command_continues(conv_case: tuple[Path, Path], tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_keeps_the_study_and_a_search_continues(conv_case: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ["search", conv_case[0], "--data", conv_case[1], "--budget", "5m", "--population", "4", "-o", output]
-    command = [sys.executable, "-m", "ovquant", *map(str, arguments)]
-    # Tests that a shell runs in the background are started with interrupts ignored, and hand that on.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    signal.signal(signal.SIGINT, before)
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if "trial   3" in line:
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, "".join(seen) + rest
-    assert "interrupted" in rest
-    assert "ovquant export" in rest
-    assert "Traceback" not in rest
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (40, 120))
+    before = termios.tcgetattr(follower)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, *map(str, arguments)],
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        env={**os.environ, "TERM": "xterm", "CI": "", "NO_COLOR": ""},
+    )  # fmt: skip
+    seen = read_until(leader, "trial   3")
+    seen += read_until(leader, "latency / baseline")  # the board with its sketch below
+    os.write(leader, b"\x03")
+    seen += read_until(leader, "exports the best so far.")
+    assert process.wait(timeout=60) == 130, seen
+    assert termios.tcgetattr(follower) == before
+    os.close(follower)
+    os.close(leader)
+    assert "(budget 5:00)" in seen
+    assert "Traceback" not in seen
+    assert "\x1b[" not in seen[seen.rfind("error: interrupted") :]
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is there
     exported = ovquant("export", output, "--pick", "fastest", "-o", tmp_path / "best-so-far")
     assert exported.returncode == 0, exported.stderr
     assert (tmp_path / "best-so-far" / "model.xml").exists()
     continued = ovquant(*arguments[:4], "--max-trials", 6, "--population", 4, "-o", output)
     assert continued.returncode == 0, continued.stdout + continued.stderr
     assert "continuing a study of" in continued.stdout
+    assert "\x1b" not in continued.stdout  # a pipe
+
+
+# The terminal becomes the process's own; tests that a shell runs in the background ignore interrupts, and hand that on.
+IN_A_TERMINAL = """
+import fcntl, runpy, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path[0] = ""
+runpy.run_module("ovquant", run_name="__main__", alter_sys=True)
+"""
+
+
+def read_until(file: int, text: str, timeout_s: float = 120) -> str:
+    """Return what a terminal shows up to a text."""
+    seen, end = b"", time.monotonic() + timeout_s
+    while text.encode() not in seen:
+        if not select.select([file], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise TimeoutError(seen.decode())
+        seen += os.read(file, 65536)
+    return seen.decode(errors="replace")
 
 
 def test_the_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What a model takes of memory, found in a process of its own: ``python -m ovquant.footprint`` is that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovquant import runtime
+from ovquant.errors import ModelError
+from ovquant.inference import CompiledModel
+from ovquant.protocols import Sample
+from ovquant.records import Memory
+from ovquant.strategy import InferencePrecision
+
+_STATUS = Path("/proc/self/status")
+_TIMEOUT_S = 1800
+
+
+def footprint(
+    model: Path, device: str, properties: Mapping[str, Any], precision: InferencePrecision | None, sample: Sample
+) -> Memory | None:
+    """Return the memory that a model takes in a process that does nothing else; None where the system does not tell.
+
+    Args:
+        model: its file.
+        device: OpenVINO device; what is kept in the memory of a GPU or NPU is not seen.
+        properties: that it is compiled with.
+        precision: goes over that of `properties`.
+        sample: that it is run on once.
+
+    Raises:
+        ModelError: the process ended without an answer.
+    """
+    if not _STATUS.exists():
+        return None
+    with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
+        arrays, answer = Path(folder) / "sample.npz", Path(folder) / "answer.json"
+        names = {f"array{index}": name for index, name in enumerate(sample)}
+        np.savez(arrays, **{key: sample[name] for key, name in names.items()})  # type: ignore[arg-type]
+        task = {
+            "model": str(model.absolute()), "device": device, "properties": dict(properties), "precision": precision,
+            "sample": str(arrays), "names": names, "answer": str(answer),
+        }  # fmt: skip
+        # Not from the working directory (-P), but from where this very package is.
+        paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "ovquant.footprint", json.dumps(task)],
+            capture_output=True, text=True, errors="replace", check=False, timeout=_TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )  # fmt: skip
+        if done.returncode or not answer.exists():
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise ModelError(f"{model}: its memory cannot be measured: {last}")
+        found: dict[str, int] = json.loads(answer.read_text(encoding="utf-8"))
+    return Memory(peak_bytes=found["peak"], held_bytes=found["held"])
+
+
+def _measure(task: Mapping[str, Any]) -> dict[str, int]:
+    """Return by how many bytes the memory of this process grows: its peak while the model is loaded and run, and after that."""
+    with np.load(task["sample"], allow_pickle=False) as arrays:
+        sample = {name: arrays[key] for key, name in task["names"].items()}
+    runtime.device_name(task["device"])  # the plugin is loaded, which all models have in common
+    _forget_peak()
+    before = _status("VmRSS")
+    compiled = CompiledModel(runtime.read_model(Path(task["model"])), task["device"], task["properties"], task["precision"])
+    compiled.runner(sample)()
+    return {"peak": max(0, _status("VmHWM") - before), "held": max(0, _status("VmRSS") - before)}
+
+
+def _forget_peak() -> None:
+    """Let the peak of this process be what it takes now (proc(5), clear_refs); where that is forbidden, an old one stays."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def _status(name: str) -> int:
+    """Return a line of this process's status in bytes (proc(5))."""
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    Path(given["answer"]).write_text(json.dumps(_measure(given)), encoding="utf-8")
