@@ -78,6 +78,6 @@ def parse_address(text: str, python: str | None = None) -> Address:
         raise ValueError(f"{text!r} is no address ({'; '.join(faults)}); write {_FORM}")
     host = str(parts.hostname)
     # urlsplit makes hosts lower case, and aliases in ssh's configuration need not be.
-    at = parts.netloc.lower().rfind(host)
+    at = parts.netloc.lower().rfind(host.lower())
     named = python or options.get("python") or Address.__dataclass_fields__["python"].default
     return Address(host=parts.netloc[at : at + len(host)], user=user, port=port, python=str(named), config=config)

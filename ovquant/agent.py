@@ -31,6 +31,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\.(xml|bin|npz)")
 _CHUNK_BYTES = 1 << 20
 _COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of their files
 _FAULT = "fault"
+_PID = "pid"
 
 
 def serve(folder: str, prefix: str) -> None:
@@ -62,10 +63,21 @@ def _answer(agent: Agent, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sweep(folder: Path, prefix: str) -> None:
-    """Remove the folders that a connection before could not remove."""
+    """Remove the folders that a connection before could not remove; who still runs removes its own."""
+    (folder / _PID).write_text(str(os.getpid()))
     for other in folder.parent.glob(f"{prefix}*"):
-        if other != folder and not other.is_symlink() and other.stat().st_uid == os.getuid():
+        is_ours = not other.is_symlink() and other.stat().st_uid == os.getuid()
+        if other != folder and is_ours and not _runs(other):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _runs(folder: Path) -> bool:
+    """Return whether the process that a folder is of still runs."""
+    try:
+        os.kill(int((folder / _PID).read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _receive(stream: BinaryIO, folder: Path, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -94,24 +106,36 @@ def _save(stream: BinaryIO, folder: Path, name: str, size: int) -> None:
     """
     if not _NAME.fullmatch(name):
         raise ValueError(name)
-    fault: OSError | None = None
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context((folder / name).open("wb", buffering=0))
-        except OSError as error:
-            fault = error
-        while size:
-            chunk = stream.read(min(size, _CHUNK_BYTES))
-            if not chunk:
-                raise EOFError(name)
-            size -= len(chunk)
-            if fault is None:
-                try:
-                    file.write(chunk)
-                except OSError as error:
-                    fault = error
-    if fault is not None:
-        raise fault
+    left = _Left(stream, size, name)
+    try:
+        with (folder / name).open("wb") as file:
+            while chunk := left.read(_CHUNK_BYTES):
+                file.write(chunk)
+    except OSError:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+        while left.read(_CHUNK_BYTES):
+            pass
+        raise
+
+
+class _Left:
+    """The next bytes of a stream, as a file of their own."""
+
+    def __init__(self, stream: BinaryIO, size: int, name: str) -> None:
+        self._stream, self._size, self._name = stream, size, name
+
+    def read(self, most: int) -> bytes:
+        """Return some of them; nothing at their end.
+
+        Raises:
+            EOFError: the stream ends before.
+        """
+        chunk = self._stream.read(min(self._size, most)) if self._size else b""
+        if self._size and not chunk:
+            raise EOFError(self._name)
+        self._size -= len(chunk)
+        return chunk
 
 
 class Agent:
@@ -120,7 +144,7 @@ class Agent:
     def __init__(self, folder: Path) -> None:
         """Keep where files are."""
         self._folder = folder
-        self._compiled: dict[tuple[str, str | None], Ready] = {}
+        self._compiled: dict[tuple[str, str | None], tuple[Ready, int]] = {}  # with the bytes of its files
 
     def describe(self, device: str) -> dict[str, Any]:
         """Return the devices that are here, and what is known of one of them; nothing where it is not here."""
@@ -139,6 +163,7 @@ class Agent:
 
     def forget(self, names: Sequence[str]) -> None:
         """Remove models."""
+        self._compiled = {key: held for key, held in self._compiled.items() if key[0] not in names}
         for name in names:
             for suffix in (".xml", ".bin"):
                 (self._folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -155,7 +180,7 @@ class Agent:
         """Return what was measured of models in turns."""
         asked: Any = types.SimpleNamespace(**plan)
         turns, n_threads = self._meter.turns([self._ready(*model) for model in models], asked)
-        self._compiled = {key: ready for key, ready in self._compiled.items() if key == tuple(models[0])}
+        self._compiled = {key: held for key, held in self._compiled.items() if key == tuple(models[0])}
         return {
             "samples_s": turns.samples_s,
             "visited_s": turns.visited_s,
@@ -171,18 +196,18 @@ class Agent:
     def _ready(self, name: str, precision: Any) -> Ready:
         """Return a model, compiled; those that were not used for long are dropped where all together are large."""
         key = (name, precision)
-        ready = self._compiled.pop(key, None)
-        if ready is None:
-            model = self._read(name)
+        held = self._compiled.pop(key, None)
+        if held is None:
+            model, path = self._read(name), self._path(name)
             compiled = CompiledModel(model, self._device, self._properties, precision)
-            ready = Ready(path=self._path(name), model=model, precision=precision, compiled=compiled)
-        self._compiled[key] = ready
+            held = Ready(path=path, model=model, precision=precision, compiled=compiled), runtime.size_bytes(path)
+        self._compiled[key] = held
         total = 0
-        for kept, one in reversed(list(self._compiled.items())):
-            total += runtime.size_bytes(one.path) if one.path.exists() else 0
+        for kept, (_, size) in reversed(list(self._compiled.items())):
+            total += size
             if total > _COMPILED_BYTES and kept != key:
                 del self._compiled[kept]
-        return ready
+        return held[0]
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.xml"

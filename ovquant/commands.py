@@ -29,7 +29,7 @@ from ovquant.errors import (
 )
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
-from ovquant.interrupts import at_once_next_time
+from ovquant.interrupts import at_once_next_time, handlers_kept
 from ovquant.job import Job, load_job
 from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
@@ -57,7 +57,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
         OvquantError: see `ovquant.errors`; nothing that was there before is lost.
     """
     output = Path(job.output)
-    with held(job) as work:
+    with handlers_kept(), held(job) as work:
         runs_on = executor or ContainedExecutor(work, job.memory_limit)
         try:
             session = open_session(job, work, output, runs_on)

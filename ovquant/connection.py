@@ -83,6 +83,8 @@ _SSH = (
     *("-o", "LogLevel=ERROR"),
 )
 _BEGIN_S = 60.0  # until the other machine answers: log in, import OpenVINO
+_QUICK, _QUICK_S = frozenset({"describe", "forget"}), 120.0
+_ANSWER_S = 3600.0  # to compile and run the largest models on the slowest devices
 _END_S = 5.0
 _TOLD_LINES = 20
 
@@ -140,15 +142,29 @@ class Connection:
         Raises:
             LostError, DeviceError: it does not answer.
         """
-        alarm = threading.Timer(_BEGIN_S, self._process.kill)
+        try:
+            with self._within(_BEGIN_S):
+                self._write([sent])
+                return cast("str | None", self._first_answer()["lacks"])
+        except LostError as lost:
+            raise self._refusal() or lost from None
+
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Give the connection up where it takes longer: a machine can be alive and its device driver not.
+
+        Raises:
+            LostError: it was given up.
+        """
+        alarm = threading.Timer(seconds, self._process.kill)
+        alarm.daemon = True
         alarm.start()
         try:
-            self._write([sent])
-            return cast("str | None", self._first_answer()["lacks"])
-        except LostError as lost:
+            yield
+        except LostError:
             if not alarm.is_alive():
-                raise LostError(f"there was no answer within {_BEGIN_S:.0f} s") from None
-            raise self._refusal() or lost from None
+                raise LostError(f"there was no answer within {seconds:.0f} s") from None
+            raise
         finally:
             alarm.cancel()
 
@@ -170,7 +186,8 @@ class Connection:
         self._write([json.dumps({"ask": what, "content": content, "files": sizes}).encode() + b"\n"])
         for file in files.values():
             self._write([file] if isinstance(file, bytes) else _chunks(file))
-        answer = self._answer()
+        with self._within(_QUICK_S if what in _QUICK else _ANSWER_S):
+            answer = self._answer()
         if "fault" in answer:
             raise fault(f"{self._address}: {answer['fault']}")
         return answer["answer"]
@@ -200,6 +217,7 @@ class Connection:
             with contextlib.suppress(ValueError):
                 answer = self._answer()
                 if "lacks" in answer:
+                    self._told.clear()  # what was said at log-in explains nothing that happens later
                     return answer
 
     def _answer(self) -> dict[str, Any]:

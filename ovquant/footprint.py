@@ -51,44 +51,52 @@ def footprint(
         }  # fmt: skip
         # Not from the working directory (-P), but from where this very package is.
         paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "ovquant.footprint", json.dumps(task)],
-            capture_output=True, text=True, errors="replace", check=False, timeout=_TIMEOUT_S,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "ovquant.footprint", json.dumps(task)],
+                capture_output=True, text=True, errors="replace", check=False, timeout=_TIMEOUT_S,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ModelError(f"{model}: its memory cannot be measured: it was not loaded within {_TIMEOUT_S:.0f} s") from None
         if done.returncode or not answer.exists():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ModelError(f"{model}: its memory cannot be measured: {last}")
-        found: dict[str, int] = json.loads(answer.read_text(encoding="utf-8"))
-    return Memory(peak_bytes=found["peak"], held_bytes=found["held"])
+        found: dict[str, int] | None = json.loads(answer.read_text(encoding="utf-8"))
+    return None if found is None else Memory(peak_bytes=found["peak"], held_bytes=found["held"])
 
 
-def _measure(task: Mapping[str, Any]) -> dict[str, int]:
-    """Return by how many bytes the memory of this process grows: its peak while the model is loaded and run, and after that."""
+def _measure(task: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return by how many bytes the memory of this process grows: its peak while the model is loaded and run, and after that.
+
+    None where the system does not tell, or where an earlier peak cannot be forgotten.
+    """
     with np.load(task["sample"], allow_pickle=False) as arrays:
         sample = {name: arrays[key] for key, name in task["names"].items()}
     runtime.device_name(task["device"])  # the plugin is loaded, which all models have in common
-    _forget_peak()
-    before = _status("VmRSS")
+    if not _forget_peak() or _status("VmHWM") is None:
+        return None
+    before = _status("VmRSS") or 0
     compiled = CompiledModel(runtime.read_model(Path(task["model"])), task["device"], task["properties"], task["precision"])
     compiled.runner(sample)()
-    return {"peak": max(0, _status("VmHWM") - before), "held": max(0, _status("VmRSS") - before)}
+    return {"peak": max(0, (_status("VmHWM") or 0) - before), "held": max(0, (_status("VmRSS") or 0) - before)}
 
 
-def _forget_peak() -> None:
-    """Let the peak of this process be what it takes now (proc(5), clear_refs); where that is forbidden, an old one stays."""
+def _forget_peak() -> bool:
+    """Let the peak of this process be what it takes now (proc(5), clear_refs); return False where that is forbidden."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        return
+        return False
+    return True
 
 
-def _status(name: str) -> int:
-    """Return a line of this process's status in bytes (proc(5))."""
+def _status(name: str) -> int | None:
+    """Return a line of this process's status in bytes (proc(5)); None where it is not there."""
     for line in _STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    return 0
+    return None
 
 
 if __name__ == "__main__":

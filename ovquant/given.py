@@ -155,7 +155,7 @@ def _traced(module: Any, example: Any) -> Any:
     Raises:
         ModelError: it cannot be converted.
     """
-    was_training = bool(module.training)
+    were_training = [(part, bool(part.training)) for part in module.modules()]  # parts may be frozen
     module.eval()
     try:
         model = runtime.openvino().convert_model(module, example_input=example)
@@ -166,7 +166,8 @@ def _traced(module: Any, example: Any) -> Any:
         told = " ".join(str(error).split())[:_TOLD]  # the reason is not in its first line
         raise ModelError(f"model: {type(module).__name__} cannot be converted by OpenVINO: {told}") from error
     finally:
-        module.train(was_training)
+        for part, was_training in were_training:
+            part.training = was_training
     return model
 
 

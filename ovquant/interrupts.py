@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 _INTERRUPTED = 130
@@ -41,6 +43,21 @@ def raise_if_asked() -> None:
     """
     if _asked.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Give the handlers of interrupts back at the end: a notebook goes on after a search that was interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # else it is not Python's
+                signal.signal(number, handler)
 
 
 def at_once_next_time() -> None:

@@ -90,6 +90,7 @@ class _Search:
         self._start = clock.now()
         self._trials = study.trials()
         self._n_before = self._n_candidates()
+        self._n_stored = len(self._trials)
         self._rules = plan.rules
         self._restore_limit()
 
@@ -214,7 +215,8 @@ class _Search:
             return "stop_at met"
         if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
             return "max_trials reached"
-        if repeated_failure(self._trials) is not None:
+        # Those of this run: what ended the one before may have been put right.
+        if repeated_failure(self._trials[self._n_stored :]) is not None:
             return "one failure after the other"
         is_late = self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s
         # However short the budget, NNCF's default is tried: a search always has something to compare.

@@ -11,7 +11,7 @@ from ovquant import export, runtime
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.drafting import Draft, guessed_task, image_options, is_image
-from ovquant.errors import ModelError, OutputError, UsageError
+from ovquant.errors import DeviceError, ModelError, OutputError, UsageError
 from ovquant.job import Job, load_job
 from ovquant.progress import measured
 from ovquant.records import Evaluation, Failure, FloatModel, Outcome
@@ -118,6 +118,8 @@ def check_job(job: Job, console: Console) -> dict[str, Any]:
 def _tell(session: Session, outcomes: Sequence[Outcome], console: Console) -> dict[str, Any]:
     default = outcomes[1]
     if isinstance(default, Failure):
+        if default.error == DeviceError.__name__:
+            raise DeviceError(f"{session.job.model}: NNCF's default cannot be measured: {default.message}")
         raise ModelError(
             f"{session.job.model}: NNCF's default cannot be evaluated: {default.stage}: {default.message}. Strategies that leave "
             "more in float may work all the same; a search tells"

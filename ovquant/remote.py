@@ -47,6 +47,11 @@ class Site:
     search: str
     machine: Machine
 
+    def identity(self) -> dict[str, Any]:
+        """Return what makes measurements those of this machine, as JSON values; not how busy it was."""
+        there = self.machine
+        return {"address": str(self.address), "device": there.full_name, "host": dict(there.host), "openvino": there.openvino}
+
 
 def site_at(address: Address, device: str, folder: Path, where: str) -> Site:
     """Return what is at an address.
@@ -124,6 +129,7 @@ class RemoteMeter:
         self._folder = folder
         self._clock = clock or SystemClock()
         self._connection: Connection | None = None
+        self._converted: dict[Path, Path] = {}
         self._sent: dict[str, int] = {}  # digest of a model that is there -> bytes; the last one used is the last
 
     def precision(self, model: Ready) -> InferencePrecision:
@@ -150,10 +156,11 @@ class RemoteMeter:
 
         Raises:
             RuntimeError: the device has no profile.
+            DeviceError: as `_ask`.
         """
         try:
             return tuple(map(from_json, self._ask("audits", models, lambda names: {"models": names})))
-        except OvquantError as error:
+        except ModelError as error:
             raise RuntimeError(str(error)) from error
 
     def close(self) -> None:
@@ -173,8 +180,10 @@ class RemoteMeter:
             try:
                 with self._closed_unless_answered():
                     connection = self._connected()
-                    names = [[self._send(connection, model), model.precision] for model in models]
-                    self._forget(connection, {str(name) for name, _ in names})
+                    names: list[list[str | None]] = []
+                    for model in models:
+                        names.append([self._send(connection, model, {str(name) for name, _ in names}), model.precision])
+                    self._forget(connection, {str(name) for name, _ in names}, _SENT_BYTES)
                     return connection.ask(what, content(names), fault=ModelError)
             except LostError as error:
                 lost = error
@@ -209,8 +218,8 @@ class RemoteMeter:
             self._connection = connection
         return self._connection
 
-    def _send(self, connection: Connection, model: Ready) -> str:
-        """Return the name of a model there: the digest of its files, which are sent once."""
+    def _send(self, connection: Connection, model: Ready, needed: set[str]) -> str:
+        """Return the name of a model there: the digest of its files, which are sent once; others make room for them."""
         files = self._files(model)
         digest = hashlib.sha256()
         for file in files:
@@ -218,7 +227,13 @@ class RemoteMeter:
         name = digest.hexdigest()
         size = self._sent.pop(name, None)
         if size is None:
-            connection.ask("take", {}, {f"{name}{file.suffix}": file for file in files})
+            sent: dict[str, bytes | Path] = {f"{name}{file.suffix}": file for file in files}
+            try:
+                connection.ask("take", {}, sent)
+            except DeviceError:
+                if not self._forget(connection, needed, 0):
+                    raise
+                connection.ask("take", {}, sent)
             size = sum(file.stat().st_size for file in files)
         self._sent[name] = size
         return name
@@ -227,18 +242,20 @@ class RemoteMeter:
         """Return a model as IR, which needs nothing but OpenVINO to be read."""
         path = model.path
         if path.suffix != ".xml":
-            path = self._folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.xml"
-            if not path.exists():
-                runtime.save_model(model.model, path)
+            if path not in self._converted:  # each time anew: the file may have changed since the last search
+                self._converted[path] = self._folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.xml"
+                runtime.save_model(model.model, self._converted[path])
+            path = self._converted[path]
         return [path, path.with_suffix(".bin")]
 
-    def _forget(self, connection: Connection, needed: set[str]) -> None:
-        """Remove models there that were not used for long, where all together are large."""
+    def _forget(self, connection: Connection, needed: set[str], most_bytes: int) -> list[str]:
+        """Remove models there that were not used for long, where all together are larger; return which."""
         dropped = []
         for name in [name for name in self._sent if name not in needed]:
-            if sum(self._sent.values()) <= _SENT_BYTES:
+            if sum(self._sent.values()) <= most_bytes:
                 break
             dropped.append(name)
             del self._sent[name]
         if dropped:
             connection.ask("forget", {"names": dropped})
+        return dropped

@@ -71,10 +71,7 @@ class Session:
     def measured_on(self) -> dict[str, Any] | None:
         """The machine that latency is measured on, as JSON values; None is this one."""
         site = self.device.site
-        if site is None:
-            return None
-        there = site.machine
-        return {"address": str(site.address), "device": there.full_name, "host": dict(there.host), "openvino": there.openvino}
+        return None if site is None else site.identity()
 
     def plan(self) -> Plan:
         """Return what the search loop needs."""
@@ -263,7 +260,7 @@ def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
         "seed": bench.seed,
         "target": bench.target.model_dump(mode="json"),
         "device": bench.device,
-        "measured on": None if bench.site is None else str(bench.site),
+        "measured on": None if bench.site is None else bench.site.identity(),
         "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
     }
 

@@ -15,6 +15,7 @@ from ovquant.address import Address, parse_address
         ("ssh://Board/", Address(host="Board")),
         ("ssh://me@[::1]:22", Address(host="::1", user="me", port=22)),
         ("ssh://me@[FE80::1%eth0]", Address(host="FE80::1%eth0", user="me")),
+        ("ssh://[fe80::1%ETH0]:22", Address(host="fe80::1%ETH0", port=22)),
         ("ssh://10.0.0.7?python=/opt/ov/bin/python", Address(host="10.0.0.7", python="/opt/ov/bin/python")),
         (
             "ssh://b?config=/home/me/conf&python=~/ov/bin/python",

@@ -73,3 +73,15 @@ Finalized()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "ValueError: a fault" in done.stderr
+
+
+def test_handlers_are_given_back() -> None:
+    program = """
+import signal
+from ovquant.interrupts import at_once_next_time, handlers_kept
+
+with handlers_kept():
+    at_once_next_time()
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGTERM).name)
+"""
+    assert run(program) == (0, ["True SIG_DFL"])

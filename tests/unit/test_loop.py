@@ -134,6 +134,15 @@ def test_all_candidates_failing_ends_with_the_budget_not_with_an_exception(tmp_p
     assert all(isinstance(trial.outcome, Failure) for trial in case.study.trials()[1:])
 
 
+def test_what_ended_a_search_may_have_been_put_right_when_it_goes_on(tmp_path: Path):
+    case = Case(tmp_path, max_trials=30)
+    every = frozenset(case.space.strategy_from_genome(genome).digest for genome in case.space.genomes())
+    assert case.run(TableExecutor(failing=every)) == "one failure after the other"
+    n_failed = len(case.study.trials())
+    assert case.run() in {"max_trials reached", "search space exhausted"}
+    assert len(case.study.trials()) > n_failed
+
+
 def test_without_metrics_nncf_default_sets_the_limit(tmp_path: Path):
     case = Case(tmp_path, metrics=())
     case.run()

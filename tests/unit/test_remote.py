@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
+import os
 import pickle
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +24,7 @@ from loopback import Loopback, until
 
 from ovquant import connection, remote, runtime
 from ovquant.address import parse_address
+from ovquant.agent import _save
 from ovquant.connection import Connection
 from ovquant.errors import DeviceError
 from ovquant.metering import Ready
@@ -155,13 +161,15 @@ def test_what_another_connection_of_the_same_search_left_is_swept_and_that_of_ot
     meter: RemoteMeter, ready: Callable[[int], Ready], site: Site, loopback: Loopback
 ) -> None:
     mine, other = (loopback.temporary / f"ovquant-{search}-left" for search in (site.search, "0" * 16))
-    for folder in (mine, other):
+    live = loopback.temporary / f"ovquant-{site.search}-live"
+    for folder in (mine, other, live):
         folder.mkdir()
         (folder / "model.bin").write_bytes(b"1")
+    (live / "pid").write_text(str(os.getpid()))
     meter.structure(ready(0))
-    assert (mine.exists(), other.exists()) == (False, True)
-    (other / "model.bin").unlink()
-    other.rmdir()
+    assert (mine.exists(), other.exists(), live.exists()) == (False, True, True)
+    shutil.rmtree(other)
+    shutil.rmtree(live)
 
 
 def test_files_go_when_this_process_is_killed(site: Site, loopback: Loopback, tmp_path: Path) -> None:
@@ -178,6 +186,55 @@ def test_files_go_when_this_process_is_killed(site: Site, loopback: Loopback, tm
     child.wait()
     child.stdout.close()
     assert until(lambda: not any(loopback.temporary.iterdir()))
+
+
+def test_models_make_room_for_the_next_one(
+    meter: RemoteMeter, ready: Callable[[int], Ready], loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [meter.structure(ready(index)) for index in range(2)]
+    asked, plain = [], Connection.ask
+
+    def full(self: Connection, what: str, *rest: object, **named: object) -> object:
+        asked.append(what)
+        if asked.count("take") == 1 and what == "take":
+            raise DeviceError("model.bin cannot be written there: No space left on device")
+        return plain(self, what, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Connection, "ask", full)
+    assert meter.structure(ready(2))
+    assert asked == ["take", "forget", "take", "structure"]
+    assert [meter.structure(ready(index)) for index in range(2)] == keys
+
+
+def test_what_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 8192  # 2 MiB
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    stream = io.BytesIO(content + b"next")
+    try:
+        with pytest.raises(OSError):
+            _save(stream, tmp_path, f"{'0' * 64}.bin", len(content))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+    assert stream.read() == b"next"  # what follows is read as it should be
+
+
+def test_where_no_answer_comes_the_connection_is_given_up_and_made_again(
+    meter: RemoteMeter, ready: Callable[[int], Ready], loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = meter.structure(ready(0))
+    (folder,) = loopback.temporary.iterdir()
+    agent = int((folder / "pid").read_text())
+    os.kill(agent, signal.SIGSTOP)  # as one that waits for a driver
+    monkeypatch.setattr(connection, "_ANSWER_S", 5.0)
+    try:
+        assert meter.structure(ready(0)) == key
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert until(lambda: not folder.exists())
 
 
 def test_a_disk_without_room_there_is_told(
