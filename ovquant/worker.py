@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import faulthandler
 import multiprocessing
@@ -23,8 +22,6 @@ from ovquant.tasks import BenchSpec
 
 Name: TypeAlias = Literal["open", "inspect", "recall", "build", "announce", "submit", "compare", "profile"]
 PRELOADED = ("nncf", "openvino", "sklearn.metrics")  # what takes seconds to import, and starts no thread
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
-_N_ARENAS, _LARGE_BYTES = 2, 256 << 10
 _FIRST_VICTIM = "1000"  # of the kernel when memory runs out, see proc(5)
 
 
@@ -134,24 +131,11 @@ def _become_a_worker(output: Path) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     faulthandler.enable(file=sys.stderr, all_threads=False)
-    _keep_memory_together()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), name="ovquant-parent", daemon=True).start()
-
-
-def _keep_memory_together() -> None:
-    """Keep the memory of a process through which thousands of models go from falling into pieces.
-
-    glibc gives threads arenas of their own, which hold on to what others could use, and learns from large blocks to take
-    later ones from there as well. Numbers of the options: ``malloc.h``.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, _N_ARENAS)
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _die_with(parent: Any) -> None:
