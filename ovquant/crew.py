@@ -159,7 +159,7 @@ class Crew:
         member.is_ready = False
         if self._members.get(member.address) is member:
             del self._members[member.address]
-        log("worker lost", worker=member.address)
+            log("worker lost", worker=member.address)
 
     def _welcome(self, member: Member) -> None:
         """Make a worker that came later ready; one that does not fit is not used."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from distributed import Client, LocalCluster
+import dask
 
-QUIET = {"dashboard_address": None, "silence_logs": 50}
+# Before distributed is imported: workers are forked from a process that has imported what takes seconds.
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+from distributed import LocalCluster  # noqa: E402
+from distributed.utils import get_mp_context  # noqa: E402
+
+from ovquant.worker import PRELOADED  # noqa: E402
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, n_workers: int, resources: dict[str, float], *, processes: bool = True) -> Iterator[LocalCluster]:
     """Yield a cluster whose workers have one thread each."""
+    get_mp_context()  # once, it sets what it has imported itself
+    multiprocessing.set_forkserver_preload([*PRELOADED, "distributed", "ovquant.station"])
     with LocalCluster(
         n_workers=n_workers,
         threads_per_worker=1,
@@ -23,6 +29,7 @@ def cluster(folder: Path, n_workers: int, resources: dict[str, float], *, proces
         resources=resources,
         local_directory=str(folder),
         memory_limit=0,
-        **QUIET,
+        dashboard_address=None,
+        silence_logs=50,
     ) as running:
         yield running
