@@ -9,8 +9,15 @@ from pathlib import Path
 
 import dask
 
-# Before distributed is imported: workers are forked from a process that has imported what takes seconds.
-dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+# Before distributed is imported: workers are forked from a process that has imported what takes seconds. Dask watches each
+# worker's stack and system by default, which many workers in one process have no time for.
+dask.config.set(
+    {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "60s",
+    }
+)
 from distributed import LocalCluster  # noqa: E402
 from distributed.utils import get_mp_context  # noqa: E402
 
