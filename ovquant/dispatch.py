@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import heapq
@@ -243,8 +244,8 @@ class Dispatcher:
         try:
             fault = future.exception(timeout=_GATHER_S) if future.status == "error" else None
             answer = future.result(timeout=_GATHER_S) if fault is None else None
-        except Exception:  # lost on its way, mostly with the worker
-            if not self._is_blamed(run):
+        except (Exception, asyncio.CancelledError):  # lost on its way: with the worker, or with the scheduler
+            if not self._crew.is_connected or not self._is_blamed(run):
                 self._restart(run)
             return
         if isinstance(fault, KilledWorker) or isinstance(answer, Unknown):
@@ -307,6 +308,8 @@ class Dispatcher:
 
     def _hand_out(self) -> None:
         """Give every worker that is free something to do."""
+        if not self._crew.is_connected:
+            return
         free = [member for member in self._crew.members if member not in self._busy]
         for is_timing in (True, False):
             needs = self._needs[is_timing]

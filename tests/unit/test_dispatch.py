@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +35,8 @@ class Answer:
         self.tell(self)
 
     def result(self, timeout: float) -> Any:
+        if self.status == "cancelled":
+            raise asyncio.CancelledError
         return self.value
 
     exception = result
@@ -184,6 +187,16 @@ def test_where_nobody_is_left_to_measure_the_search_ends_after_a_while(dispatche
     crew.answer(0, "model")
     with pytest.raises(DeviceError, match="no worker that measures latency for 0 s; trials recorded before are kept"):
         run.wait()
+
+
+def test_without_a_scheduler_nobody_is_blamed_and_the_search_ends_after_a_while(dispatcher: Dispatcher, crew: FakeCrew) -> None:
+    run = dispatcher.begin(steps)
+    crew.wait_for(1)
+    crew.is_connected = False
+    crew.answer(0, None, "cancelled")
+    with pytest.raises(DeviceError, match="there has been no scheduler for 0 s"):
+        run.wait()
+    assert run.n_lost == 0
 
 
 def test_what_is_dropped_frees_its_worker(dispatcher: Dispatcher, crew: FakeCrew) -> None:
