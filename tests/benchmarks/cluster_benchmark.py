@@ -1,6 +1,6 @@
 """How busy a search keeps many workers: real loop, study, sampler, scheduler and messages, and evaluations that are sleeps.
 
-    python tests/benchmarks/cluster_benchmark.py [--workers 64] [--population 512 1024 2048] [--mean 3] [--generations 1]
+    python tests/benchmarks/cluster_benchmark.py [--workers 64] [--population 512 2048] [--mean 6] [--generations 1]
 
 The workers are Dask workers in threads of this process, which is enough, since they sleep; sleeps are lognormal with sigma 0.5.
 Busy is the share of all workers' time, from the first proposal to the last outcome, that was spent on evaluations. A generation
@@ -86,9 +86,9 @@ def main() -> None:
     """Search with each population, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--population", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--population", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--generations", type=int, default=1)
-    parser.add_argument("--mean", type=float, default=3.0, help="of the sleeps, in seconds")
+    parser.add_argument("--mean", type=float, default=6.0, help="of the sleeps, in seconds")
     arguments = parser.parse_args()
     sleepers.mean_s = arguments.mean
     with tempfile.TemporaryDirectory() as temporary:
