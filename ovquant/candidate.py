@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from ovquant.building import watched
 from ovquant.inference import CompiledModel
 from ovquant.metering import Ready
 from ovquant.protocols import Watch
-from ovquant.records import Failure, Latency
+from ovquant.records import Evaluation, Failure, Latency
+from ovquant.strategy import Strategy
 from ovquant.tasks import Task
 
 
@@ -63,5 +64,52 @@ class Candidate:
     @property
     def known_as(self) -> tuple[Any, ...]:
         """What outcomes of equal models have in common."""
-        task = self.task
-        return (self.graph_digest, task.subject.inference_precision, task.split, task.is_timed, task.has_intervals)
+        return known_as(self.graph_digest, self.task)
+
+
+def known_as(graph_digest: str, task: Task) -> tuple[Any, ...]:
+    """Return what outcomes of equal models have in common."""
+    return (graph_digest, task.subject.inference_precision, task.split, task.is_timed, task.has_intervals)
+
+
+class Memory:
+    """What was measured: latencies by structure key, outcomes by model.
+
+    Attributes:
+        latencies: structure key -> latency.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.latencies: dict[str, Latency] = {}
+        self._outcomes: dict[tuple[Any, ...], tuple[str, Evaluation]] = {}
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
+        return key in self._outcomes
+
+    def recall(self, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
+        """Take over what was measured before."""
+        for strategy, outcome in known:
+            if outcome.structure is not None and outcome.latency is not None:
+                self.latencies.setdefault(outcome.structure, outcome.latency)
+            is_timed = outcome.latency is not None
+            key = (outcome.graph_digest, strategy.inference_precision, outcome.split, is_timed, outcome.divergences is not None)
+            if outcome.raced is None or outcome.raced.reason != "screened":
+                self.learn(key, outcome.same_as or strategy.digest, outcome)
+
+    def learn(self, key: tuple[Any, ...], digest: str, outcome: Evaluation) -> None:
+        """Keep an outcome; the first one of a model is kept.
+
+        Args:
+            key: see `known_as`.
+            digest: of the strategy that was evaluated.
+            outcome: of it.
+        """
+        self._outcomes.setdefault(key, (digest, outcome))
+
+    def again(self, key: tuple[Any, ...], digest: str, seconds: dict[str, float]) -> Evaluation | None:
+        """Return the outcome of an equal model as that of the strategy of this digest, None where there is none."""
+        if key not in self._outcomes:
+            return None
+        first, outcome = self._outcomes[key]
+        return dataclasses.replace(outcome, seconds=seconds, same_as=None if first == digest else first)

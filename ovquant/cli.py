@@ -15,6 +15,7 @@ from ovquant.options import (
     CalibrationData,
     CalibrationItems,
     Channels,
+    Cluster,
     Crop,
     Data,
     DeviceName,
@@ -93,6 +94,7 @@ def search(
     device: DeviceName = None,
     measure_on: MeasureOn = None,
     remote_python: RemotePython = None,
+    cluster: Cluster = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
     is_plain: IsPlain = False,
@@ -132,6 +134,7 @@ def search(
         "device": device,
         "measure_on": measure_on,
         "remote_python": remote_python,
+        "cluster": cluster,
     }
 
     def run(console: Console) -> dict[str, Any]:
@@ -187,6 +190,7 @@ def resume(
     budget: Budget = None,
     max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most, those tried before included.")] = None,
     memory_limit: MemoryLimit = None,
+    cluster: Cluster = None,
     is_json: IsJson = False,
     is_quiet: IsQuiet = False,
     is_plain: IsPlain = False,
@@ -198,7 +202,7 @@ def resume(
     def run(console: Console) -> dict[str, Any]:
         from ovquant import commands
 
-        changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit}
+        changes = {"budget": budget, "max_trials": max_trials, "memory_limit": memory_limit, "cluster": cluster}
         return commands.resume(output, changes, console)
 
     run_command(run, is_json=is_json, is_quiet=is_quiet, is_plain=is_plain, is_verbose=is_verbose, is_debug=is_debug)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from ovquant import audit, export, runtime, selection, verdict
 from ovquant import console as shown
 from ovquant.capacity import capacities
+from ovquant.cluster import ClusterExecutor
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
@@ -58,7 +59,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
     """
     output = Path(job.output)
     with handlers_kept(), held(job) as work:
-        runs_on = executor or ContainedExecutor(work, job.memory_limit)
+        runs_on = executor or _executor(job, work)
         try:
             session = open_session(job, work, output, runs_on)
             study = open_study(session, output)
@@ -78,12 +79,24 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
             runs_on.close()
 
 
+def _executor(job: Job, work: Path) -> Executor:
+    """Return where the candidates of a job are evaluated.
+
+    Raises:
+        UsageError, DeviceError: the cluster cannot be used.
+    """
+    if job.cluster is None:
+        return ContainedExecutor(work, job.memory_limit)
+    target = load_target(job.target)
+    return ClusterExecutor(job.cluster, target.name, job.device or target.device, memory_bytes=job.memory_limit)
+
+
 def resume(output: Path, changes: dict[str, Any], console: Console) -> dict[str, Any]:
     """Go on with a search by what its output directory holds.
 
     Args:
         output: of the search.
-        changes: of the job, of what may change: budget, trials, memory.
+        changes: of the job, of what may change: budget, trials, memory, cluster.
         console: for people.
 
     Raises:

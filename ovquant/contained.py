@@ -23,9 +23,9 @@ from ovquant.errors import ModelError, OutputError
 from ovquant.inspection import Inspection
 from ovquant.interrupts import raise_if_asked
 from ovquant.log import log
-from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject
 from ovquant.strategy import Strategy
-from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
 from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, serve
 
 _LOOK_S = 0.2  # between looks at the worker's memory
@@ -129,9 +129,9 @@ class ContainedExecutor:
         path: Path = self._required("build", bench, strategy)
         return path
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         """Say what will be submitted next; what is suspected of taking workers down is left for its own turn."""
-        told = [s for s in subjects if not (isinstance(s, Strategy) and s.digest in self._suspected)]
+        told = [task.subject for task in tasks if _who(task) not in self._suspected]
         try:
             self._call("announce", bench, told)
         except _LostError as lost:
@@ -161,14 +161,33 @@ class ContainedExecutor:
             left = [index for index in left if index not in outcomes]
         return [outcomes[index] for index in range(len(tasks))]
 
+    def make(self, task: Task) -> Made | Failure:
+        """Return a task's model file."""
+        found: Made | Failure = self._attempt("make", task)
+        return found
+
+    def structure(self, task: Task) -> str | Failure:
+        """Return the key of the kernels that run of a task's model."""
+        found: str | Failure = self._attempt("structure", task)
+        return found
+
+    def time(self, task: Task) -> Latency | Failure:
+        """Return the latency of a task's model."""
+        found: Latency | Failure = self._attempt("time", task)
+        return found
+
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""
+        found: Comparison | Failure = self._attempt("compare", task)
+        return found
+
+    def _attempt(self, name: Name, task: Task | ComparisonTask) -> Any:
+        """Return the answer to a call about one task, or the failure that took the worker down."""
         try:
-            found: Comparison | Failure = self._call("compare", task.bench, task)
+            return self._call(name, task.bench, task)
         except _LostError as lost:
             self._replace(lost)
             return lost.failure
-        return found
 
     def profile(self, bench: BenchSpec, subjects: Sequence[Subject]) -> tuple[Audit, ...] | None:
         """Return the kernels of each model; None as well where that takes the worker down."""

@@ -43,7 +43,7 @@ class Device:
     @property
     def here(self) -> str:
         """The device of this machine that models are validated on: of the same name, if there is one."""
-        return self.name if self.site is None or runtime.has_device(self.name) else "CPU"
+        return self.name if runtime.has_device(self.name) else "CPU"
 
 
 def resolve_device(target: Target, override: str | None, address: Address | None = None, folder: Path = Path()) -> Device:

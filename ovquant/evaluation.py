@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ovquant import runtime
 from ovquant.building import SHARED, Builder, watched
-from ovquant.candidate import Candidate, Stages
+from ovquant.candidate import Candidate, Memory, Stages
 from ovquant.datasets.splits import Samples, fingerprint
 from ovquant.environment import may_saturate, versions
 from ovquant.errors import DataError, DeviceError, ModelError, OvquantError, did_you_mean, first_line
@@ -46,15 +46,10 @@ from ovquant.remote import meter_of
 from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import MeasurementPlan
-from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Rival, Task, best_rival, rival_of, screening
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task, best_rival, if_hopeless, needs_screening, screening
 from ovquant.validation import Columns, Reference, Validator, column_of
 
-# Accurate bias correction has been seen to lower divergence by a third. Where even a quarter of what the fast one leaves
-# would break a limit, it is not run.
-_RESCUE = 4.0
 _COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of the float model's files
-
-
 Settle: TypeAlias = Callable[[int, Outcome], None]
 
 
@@ -98,8 +93,7 @@ class Workbench:
         self._baseline = self.ready(Path(spec.model), self.model, None)
         self._references: dict[Split, Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
-        self._latencies: dict[str, Latency] = {}
-        self._known: dict[tuple[Any, ...], tuple[str, Evaluation]] = {}
+        self._memory = Memory()
         self._divergences: dict[str, NDArray[np.float64]] = {}
         splits: tuple[Split, ...] = ("validation", "holdout")
         for split in splits:
@@ -170,13 +164,7 @@ class Workbench:
 
     def recall(self, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
         """Take over what was measured before: latencies of kernels, outcomes of models that may come up again."""
-        for strategy, outcome in known:
-            if outcome.structure is not None and outcome.latency is not None:
-                self._latencies.setdefault(outcome.structure, outcome.latency)
-            is_timed = outcome.latency is not None
-            key = (outcome.graph_digest, strategy.inference_precision, outcome.split, is_timed, outcome.divergences is not None)
-            if outcome.raced is None or outcome.raced.reason != "screened":
-                self._known.setdefault(key, (outcome.same_as or strategy.digest, outcome))
+        self._memory.recall(known)
 
     def reference(self, split: Split) -> Reference:
         """Return the float model's outputs at f32, computed once per split.
@@ -249,13 +237,9 @@ class Workbench:
         outcomes: dict[int, Outcome] = dict(hopeless)
         candidates = {index: self._ready(task) for index, task in enumerate(tasks) if index not in hopeless}
         self._time_new([candidate for candidate in candidates.values() if candidate.compiled is not None])
-        rivals: list[Rival] = []  # those of this call: the first ones are to be beaten by the next ones
         for index, candidate in candidates.items():
-            outcomes[index] = outcome = self._finish(candidate, rivals)
+            outcomes[index] = outcome = self._finish(candidate)
             settle(first + index, outcome)
-            race, subject = candidate.task.race, candidate.task.subject
-            if race is not None and isinstance(subject, Strategy) and isinstance(outcome, Evaluation):
-                rivals.extend(filter(None, [rival_of(subject, outcome, race.rules)]))
             candidate.compiled = candidate.model = None  # as large as the model, each
         return [outcomes[index] for index in range(len(tasks))]
 
@@ -282,38 +266,55 @@ class Workbench:
             return Failure(stage=stages.current, error=type(error).__name__, message=first_line(error))
 
     def _screen(self, tasks: Sequence[Task]) -> dict[int, Evaluation]:
-        """Return the outcomes of strategies whose accurate bias correction is not worth running, by place.
-
-        It takes ten times as long as the fast one, and changes nothing but biases: the fast one has the same kernels.
-        """
-        places = [
-            index
-            for index, task in enumerate(tasks)
-            if task.race is not None and isinstance(task.subject, Strategy) and screening(task.subject) != task.subject
-        ]
+        """Return the outcomes of strategies whose accurate bias correction is not worth running, by place."""
+        places = [index for index, task in enumerate(tasks) if needs_screening(task)]
         screened = self.evaluate_all([dataclasses.replace(tasks[i], subject=screening(tasks[i].subject)) for i in places])
-        hopeless = {}
-        for index, outcome in zip(places, screened, strict=True):
-            raced = outcome.raced if isinstance(outcome, Evaluation) else None
-            if isinstance(outcome, Evaluation) and raced is not None and raced.bound > _RESCUE * max(raced.limit, 0.0):
-                hopeless[index] = dataclasses.replace(outcome, raced=dataclasses.replace(raced, reason="screened"), same_as=None)
-        return hopeless
+        found = {index: if_hopeless(outcome) for index, outcome in zip(places, screened, strict=True)}
+        return {index: outcome for index, outcome in found.items() if outcome is not None}
 
-    def _ready(self, task: Task) -> Candidate:
-        """Build and compile a task's model, unless the same model was evaluated before."""
+    def make(self, task: Task) -> Made | Failure:
+        """Return a task's model file, which is all that is done."""
+        candidate = self._made(task)
+        seconds = candidate.stages.seconds
+        return candidate.failure or Made(path=candidate.path, graph_digest=candidate.graph_digest, seconds=seconds)
+
+    def structure(self, task: Task) -> str | Failure:
+        """Return the key of the kernels that run of a task's model."""
+        candidate = self._ready(task)
+        return candidate.failure or str(candidate.structure)
+
+    def time(self, task: Task) -> Latency | Failure:
+        """Return the latency of a task's model by the ranking plan: that of its kernels, if it is known."""
+        candidate = self._ready(task)
+        if candidate.failure is None:
+            self._time_new([candidate])
+        return candidate.failure or self._memory.latencies[str(candidate.structure)]
+
+    def _made(self, task: Task) -> Candidate:
+        """Build and read a task's model."""
         who = task.subject.digest if isinstance(task.subject, Strategy) else SHARED
         candidate = Candidate(task=task, stages=Stages(self._watch, who))
-        stages = candidate.stages
         with self._faults(candidate):
-            with stages.stage("quantize"):
+            with candidate.stages.stage("quantize"):
                 candidate.path = self.build(task.subject)
-            with stages.stage("compile"):
+            with candidate.stages.stage("compile"):
                 candidate.model = runtime.read_model(candidate.path)
                 candidate.graph_digest = runtime.graph_digest(candidate.model)
-                if candidate.known_as not in self._known or not isinstance(task.subject, Strategy):
-                    self._check_interface(candidate.model, candidate.path)
-                    candidate.compiled = self._compile(candidate.model, task.subject.inference_precision)
-            if candidate.compiled is not None and task.is_timed:
+        return candidate
+
+    def _ready(self, task: Task) -> Candidate:
+        """Build and compile a task's model; it has a structure unless an equal one was evaluated before."""
+        candidate = self._made(task)
+        stages = candidate.stages
+        if candidate.failure is not None or (isinstance(task.subject, Strategy) and candidate.known_as in self._memory):
+            return candidate
+        with self._faults(candidate):
+            with stages.stage("compile"):
+                self._check_interface(candidate.model, candidate.path)
+                candidate.compiled = self._compile(candidate.model, task.subject.inference_precision)
+            if task.timed is not None:
+                candidate.structure, candidate.latency = task.timed.structure, task.timed.latency
+            elif task.is_timed:
                 with stages.stage("compile" if self.meter.is_here else "latency"):
                     candidate.structure = self.meter.structure(candidate.ready)
         return candidate
@@ -331,8 +332,8 @@ class Workbench:
 
     def _time_new(self, candidates: Sequence[Candidate]) -> None:
         """Time the kernels that are new, one candidate for each, in one round; give every candidate its latency."""
-        timed = [candidate for candidate in candidates if candidate.structure is not None]
-        new = {c.structure: c for c in timed if c.structure not in self._latencies and c.compiled is not None}
+        timed = [candidate for candidate in candidates if candidate.structure is not None and candidate.latency is None]
+        new = {c.structure: c for c in timed if c.structure not in self._memory.latencies and c.compiled is not None}
         if new:
             start = time.perf_counter()
             models = [candidate.ready for candidate in new.values()]
@@ -351,29 +352,29 @@ class Workbench:
             for candidate, latency in zip(new.values(), measured, strict=True):
                 seconds = candidate.stages.seconds
                 seconds["latency"] = round(seconds.get("latency", 0.0) + each, 4)
-                self._latencies[str(candidate.structure)] = latency
+                self._memory.latencies[str(candidate.structure)] = latency
         for candidate in timed:
-            candidate.latency = self._latencies[str(candidate.structure)]
+            candidate.latency = self._memory.latencies[str(candidate.structure)]
 
-    def _finish(self, candidate: Candidate, rivals: Sequence[Rival]) -> Outcome:
+    def _finish(self, candidate: Candidate) -> Outcome:
         """Validate a candidate, or take over what is known of an equal model."""
         if candidate.failure is not None:
             return candidate.failure
         subject = candidate.task.subject
-        if isinstance(subject, Strategy) and candidate.known_as in self._known:
-            digest, known = self._known[candidate.known_as]
-            same_as = None if digest == subject.digest else digest
-            return dataclasses.replace(known, seconds=candidate.stages.seconds, same_as=same_as)
+        if isinstance(subject, Strategy):
+            again = self._memory.again(candidate.known_as, subject.digest, candidate.stages.seconds)
+            if again is not None:
+                return again
         outcome: Evaluation | None = None
         with self._faults(candidate):
-            outcome = self._validated(candidate, rivals)
+            outcome = self._validated(candidate)
         if candidate.failure is not None or outcome is None:
             return candidate.failure or Failure(stage="validate", error="RuntimeError", message="no outcome")
         if isinstance(subject, Strategy):
-            self._known[candidate.known_as] = (subject.digest, outcome)
+            self._memory.learn(candidate.known_as, subject.digest, outcome)
         return outcome
 
-    def _validated(self, candidate: Candidate, rivals: Sequence[Rival]) -> Evaluation:
+    def _validated(self, candidate: Candidate) -> Evaluation:
         task, model, compiled = candidate.task, candidate.model, candidate.compiled
         if compiled is None:
             raise ValueError("not compiled")
@@ -385,7 +386,7 @@ class Workbench:
                 task.split,
                 reference,
                 self.output_kinds(),
-                self._constraints(candidate, reference, rivals),
+                self._constraints(candidate, reference),
                 f"{candidate.path}: " if isinstance(task.subject, ModelFile) else "",
             )
             metrics = self._validator.results(found.outputs, reference, task.split, has_intervals=task.has_intervals)
@@ -416,7 +417,7 @@ class Workbench:
     def _value_name(self, name: str) -> str:
         return self.metrics[int(name)].name if name.isdecimal() else "divergence"
 
-    def _constraints(self, candidate: Candidate, reference: Reference, rivals: Sequence[Rival]) -> list[Constraint]:
+    def _constraints(self, candidate: Candidate, reference: Reference) -> list[Constraint]:
         """Return what a candidate is watched for while it is validated."""
         race = candidate.task.race
         if race is None or candidate.task.split != "validation":
@@ -428,7 +429,7 @@ class Workbench:
                 found.append(Constraint(name=str(index), kind="drop", limit=limit, other=scores, direction=metric.direction))
         if race.rules.max_divergence is not None:
             found.append(Constraint(name="divergence", kind="divergence", limit=race.rules.max_divergence))
-        rival = best_rival([*race.rivals, *rivals], candidate.latency)
+        rival = best_rival(race.rivals, candidate.latency)
         if rival is not None:
             other = self._divergences_of(rival.digest)
             found.append(Constraint(name="rival", kind="rival", limit=rival.divergence, other=other))

@@ -9,9 +9,9 @@ from ovquant import inspection
 from ovquant.audit import Audit
 from ovquant.evaluation import close_benches, open_bench
 from ovquant.inspection import Inspection
-from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject
 from ovquant.strategy import Strategy
-from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
+from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
 
 
 class InProcessExecutor:
@@ -35,13 +35,25 @@ class InProcessExecutor:
         """Return the IR of a strategy."""
         return open_bench(bench).build(strategy)
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         """Say what will be submitted next, so that work can be shared and begun."""
-        open_bench(bench).announce(subjects)
+        open_bench(bench).announce([task.subject for task in tasks])
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate tasks of one bench; a fault of a candidate is returned, not raised."""
         return open_bench(tasks[0].bench).evaluate_all(tasks) if tasks else []
+
+    def make(self, task: Task) -> Made | Failure:
+        """Return a task's model file."""
+        return open_bench(task.bench).make(task)
+
+    def structure(self, task: Task) -> str | Failure:
+        """Return the key of the kernels that run of a task's model."""
+        return open_bench(task.bench).structure(task)
+
+    def time(self, task: Task) -> Latency | Failure:
+        """Return the latency of a task's model."""
+        return open_bench(task.bench).time(task)
 
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Measure the latencies of several models in turns."""

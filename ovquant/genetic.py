@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovquant.space import Genome
 
@@ -54,9 +55,12 @@ def random_genome(sizes: Sequence[int], rng: np.random.Generator) -> Genome:
     return tuple(int(rng.integers(size)) for size in sizes)
 
 
-def distance(first: Genome, second: Genome) -> int:
-    """Return the number of genes in which two genomes differ (Hamming distance)."""
-    return sum(a != b for a, b in zip(first, second, strict=True))
+def nearest(genomes: Sequence[Genome], known: Iterable[Genome]) -> NDArray[np.int64]:
+    """Return by how many genes each genome differs from the one of `known` that is most like it (Hamming distance)."""
+    others = np.array([*known], dtype=np.int64).reshape(-1, len(genomes[0]))
+    differing = (np.array(genomes)[:, np.newaxis] != others).sum(axis=2)
+    found: NDArray[np.int64] = differing.min(axis=1, initial=len(genomes[0]))
+    return found
 
 
 def crossover(first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
@@ -140,10 +144,7 @@ def seed_member(
     if not fresh:
         return _left_over(breeding, rng)
 
-    def nearest(genome: Genome) -> int:
-        return min((distance(genome, other) for other in breeding.known), default=len(genome))
-
-    return Child(genome=max(fresh, key=nearest))
+    return Child(genome=fresh[int(np.argmax(nearest(fresh, breeding.known)))])
 
 
 def _first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:

@@ -258,6 +258,8 @@ class Job(FileModel):
     Attributes:
         measure_on: address of the machine that latency is measured on, see `ovquant.address`; None is this one.
         remote_python: Python there that has OpenVINO; goes over that of the address.
+        cluster: address of a Dask scheduler whose workers evaluate the candidates, or its scheduler file (``.json``); None
+            evaluates them on this machine.
     """
 
     version: Literal[1] = 1
@@ -266,6 +268,7 @@ class Job(FileModel):
     device: str | None = None
     measure_on: str | None = None
     remote_python: Annotated[str, Field(min_length=1)] | None = None
+    cluster: str | None = None
     data: Annotated[DataSpec, BeforeValidator(_as_source)]
     metrics: Annotated[tuple[MetricSpec, ...], BeforeValidator(_as_metrics)] = ()
     max_divergence: Annotated[float, Field(ge=0, strict=True)] | None = None
@@ -289,6 +292,10 @@ class Job(FileModel):
             faults.append(f"measure_on: {error}")
         if self.remote_python is not None and self.measure_on is None:
             faults.append("remote_python: is of no use without measure_on")
+        if self.cluster is not None and not re.fullmatch(r"[a-z]+://[^\s/]+|.+\.json", self.cluster):
+            faults.append(f"cluster: is written like tcp://HOST:PORT, or as the scheduler's .json file; found {self.cluster!r}")
+        if self.cluster is not None and self.measure_on is not None:
+            faults.append("measure_on: is of no use with cluster, whose workers measure")
         if fitness in {"accuracy", "weighted"} and not self.metrics:
             faults.append(f"objective.fitness: {fitness} needs a metric; give one, or use divergence or pareto")
         if self.stop_at is not None and self.stop_at.max_drop is not None and not self.metrics:
@@ -378,6 +385,9 @@ def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in _PATH_KEYS:
         if isinstance(anchored.get(key), str):
             anchored[key] = _absolute(anchored[key], folder)
+    cluster = anchored.get("cluster")
+    if isinstance(cluster, str) and cluster.endswith(".json"):
+        anchored["cluster"] = _absolute(cluster, folder)
     target = anchored.get("target")
     if isinstance(target, str) and target.endswith((".yaml", ".yml")):
         anchored["target"] = _absolute(target, folder)

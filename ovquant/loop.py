@@ -14,11 +14,12 @@ from ovquant.protocols import Clock, Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.study import Proposal, Study
-from ovquant.tasks import BenchSpec, Race, Rival, Task, rival_of
+from ovquant.tasks import BenchSpec, Race, Task, rival_of
 
 StopReason: TypeAlias = Literal[
     "stop_at met", "max_trials reached", "budget used up", "search space exhausted", "one failure after the other"
 ]
+_ANNOUNCED = 64  # proposals that are announced together: asking for thousands takes a while
 N_ALIKE = 8  # failures of one kind in a row that end a search: the next one would fail as well
 
 
@@ -92,6 +93,7 @@ class _Search:
         self._n_before = self._n_candidates()
         self._n_stored = len(self._trials)
         self._rules = plan.rules
+        self._raced: tuple[int, Race] | None = None
         self._restore_limit()
 
     def run(self) -> StopReason:
@@ -105,31 +107,38 @@ class _Search:
         return reason
 
     def _run_generation(self) -> StopReason | None:
-        """Ask for what the current generation lacks, evaluate it in turn."""
-        n_wanted = self._study.n_missing()
-        if self._plan.max_trials is not None:
-            n_wanted = min(n_wanted, self._plan.max_trials - self._n_candidates())
-        proposals: list[Proposal] = []
-        for _ in range(n_wanted):
-            try:
-                proposals.append(self._study.ask())
-            except LookupError:
-                break
-        if not proposals:
+        """Evaluate what the current generation lacks, in turn; for a candidate that fails another one is asked for at once."""
+        waiting: list[Proposal] = []
+        self._ask(waiting, self._study.n_missing())
+        if not waiting:
             return "search space exhausted"
-        self._executor.announce(self._plan.bench, [proposal.strategy for proposal in proposals])
-        n_together = self._executor.n_together
-        for start in range(0, len(proposals), n_together):
-            reason = self._run_together(proposals[start : start + n_together])
+        while waiting:
+            n_together = self._executor.n_together
+            together, waiting[:] = waiting[:n_together], waiting[n_together:]
+            reason = self._run_together(together)
             if reason is not None:
                 self._executor.announce(self._plan.bench, ())
                 return reason
+            self._ask(waiting, sum(isinstance(trial.outcome, Failure) for trial in self._trials[-len(together) :]))
         return None
+
+    def _ask(self, waiting: list[Proposal], n_wanted: int) -> None:
+        """Ask for members of the current generation, and announce those that wait: the first ones while others are asked for."""
+        if self._plan.max_trials is not None:
+            n_wanted = min(n_wanted, self._plan.max_trials - self._n_candidates() - len(waiting))
+        for n_asked in range(1, n_wanted + 1):
+            try:
+                waiting.append(self._study.ask())
+            except LookupError:
+                n_wanted = n_asked
+            if n_asked == n_wanted or n_asked % _ANNOUNCED == 0:
+                self._executor.announce(self._plan.bench, self._tasks(waiting))
+            if n_asked == n_wanted:
+                break
 
     def _run_together(self, proposals: Sequence[Proposal]) -> StopReason | None:
         """Evaluate some members of a generation and settle one after the other."""
-        tasks = [self._task(proposal.strategy) for proposal in proposals]
-        for proposal, outcome in zip(proposals, self._executor.submit(tasks), strict=True):
+        for proposal, outcome in zip(proposals, self._executor.submit(self._tasks(proposals)), strict=True):
             is_default = proposal.strategy == self._plan.default
             if is_default:
                 self._set_limit(outcome)
@@ -139,19 +148,31 @@ class _Search:
                 return reason
         return None
 
-    def _task(self, strategy: Strategy) -> Task:
-        """Return the task of a candidate; NNCF's default, which others are compared with, is validated to the end."""
-        race = None if strategy == self._plan.default else Race(rules=self._rules, rivals=self._rivals())
-        return Task(bench=self._plan.bench, subject=strategy, race=race)
+    def _tasks(self, proposals: Sequence[Proposal]) -> list[Task]:
+        """Return the tasks of some members of a generation."""
+        race = self._race(proposals[0].generation) if proposals else None
+        return [self._task(proposal.strategy, race) for proposal in proposals]
 
-    def _rivals(self) -> tuple[Rival, ...]:
-        """Return the candidates to beat."""
-        found = [
-            rival_of(trial.strategy, trial.outcome, self._rules)
-            for trial in selection.eligible(self._trials)
-            if trial.strategy is not None and isinstance(trial.outcome, Evaluation)
-        ]
-        return tuple(rival for rival in found if rival is not None)
+    def _task(self, strategy: Strategy, race: Race | None) -> Task:
+        """Return the task of a candidate; NNCF's default, which others are compared with, is validated to the end."""
+        return Task(bench=self._plan.bench, subject=strategy, race=None if strategy == self._plan.default else race)
+
+    def _race(self, generation: int) -> Race:
+        """Return what the members of a generation have to meet: what was known before its first one was evaluated.
+
+        So outcomes do not depend on how many are evaluated at the same time, nor on where a search was stopped.
+        """
+        if self._raced is None or self._raced[0] != generation:
+            rules = self._plan.rules if generation == 0 and self._plan.is_default_in_space else self._rules
+            before = [trial for trial in self._trials if trial.generation is None or trial.generation < generation]
+            found = [
+                rival_of(trial.strategy, trial.outcome, rules)
+                for trial in selection.eligible(before)
+                if trial.strategy is not None and isinstance(trial.outcome, Evaluation)
+            ]
+            rivals = tuple(rival for rival in found if rival is not None)
+            self._raced = (generation, Race(rules=rules, rivals=rivals))
+        return self._raced[1]
 
     def _add_baseline(self) -> None:
         subject = FloatModel(inference_precision=self._plan.own_precision)
@@ -161,7 +182,7 @@ class _Search:
         self._settle(self._study.add(outcome, "baseline", None))
 
     def _add_default(self) -> None:
-        outcome = self._executor.submit([self._task(self._plan.default)])[0]
+        outcome = self._executor.submit([self._task(self._plan.default, None)])[0]
         self._set_limit(outcome)
         if isinstance(outcome, Evaluation):
             self._settle(self._study.add(outcome, "default", self._plan.default))

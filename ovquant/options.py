@@ -69,6 +69,12 @@ MeasureOn = Annotated[
     typer.Option("--measure-on", help="Measure latency on another machine: ssh://user@host:port. [default: this one]"),
 ]
 RemotePython = Annotated[str | None, typer.Option(help="Python on that machine that has OpenVINO. [default: python3]")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", help="Evaluate on the workers of a Dask scheduler: tcp://host:port, or its scheduler file. [default: here]"
+    ),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

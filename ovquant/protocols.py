@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from ovquant.audit import Audit
     from ovquant.inspection import Inspection
     from ovquant.metering import Ready
-    from ovquant.records import Comparison, Evaluation, Failure, Outcome, Subject
+    from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject
     from ovquant.strategy import InferencePrecision, Strategy
     from ovquant.targets import MeasurementPlan
-    from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Task
+    from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
     from ovquant.turns import Turns
 
 Array: TypeAlias = NDArray[Any]
@@ -175,7 +175,7 @@ class Executor(Protocol):
         """
         ...
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         """Say what will be submitted next, in that order, in place of what was announced before; nothing is promised."""
         ...
 
@@ -197,4 +197,20 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop what is under way."""
+        ...
+
+
+class StepwiseExecutor(Executor, Protocol):
+    """An executor that does the steps of a task one by one as well, so that each can be done on another machine."""
+
+    def make(self, task: Task) -> Made | Failure:
+        """Return a task's model file."""
+        ...
+
+    def structure(self, task: Task) -> str | Failure:
+        """Return the key of the kernels that run of a task's model, see `ovquant.structure`."""
+        ...
+
+    def time(self, task: Task) -> Latency | Failure:
+        """Return the latency of a task's model by the ranking plan."""
         ...

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ovquant import inspection, runtime
+from ovquant.cluster import ClusterExecutor
 from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
 from ovquant.environment import describe_host, versions
@@ -180,7 +181,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
     Raises:
         OvquantError: anything that would make the search pointless.
     """
-    device, bench = bench_of(job, model_dir)
+    device, bench = bench_of(job, model_dir, executor)
     opened, target = executor.open(bench), bench.target
     facts, inspected = opened.facts, None
     if target.genes.layers is not None:
@@ -210,14 +211,18 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
     )
 
 
-def bench_of(job: Job, model_dir: Path) -> tuple[Device, BenchSpec]:
-    """Return the device of a job, and what candidates are evaluated on.
+def bench_of(job: Job, model_dir: Path, executor: Executor | None = None) -> tuple[Device, BenchSpec]:
+    """Return the device of a job, and what candidates are evaluated on; in a cluster, that is the device of its workers.
 
     Raises:
         OvquantError: target or device cannot be used.
     """
     target = load_target(job.target)
-    device = resolve_device(target, job.device, job.address, model_dir)
+    if isinstance(executor, ClusterExecutor):
+        found: Device = executor.on_targets(resolve_device, target, job.device)
+        device = dataclasses.replace(found, notes=(*found.notes, f"Evaluated by {executor.describe()}."))
+    else:
+        device = resolve_device(target, job.device, job.address, model_dir)
     absolute = with_absolute_paths(job, Path.cwd())
     return device, BenchSpec(
         model=absolute.model,

@@ -1,4 +1,8 @@
-"""The durable study: an Optuna study in SQLite, asked for proposals and told outcomes."""
+"""The durable study: an Optuna study in SQLite, asked for proposals and told outcomes.
+
+Proposals are asked of a copy in memory: Optuna reads all unfinished trials from a file again for each of several questions, which
+with hundreds under way takes longer than they do. The file gets each trial when it is told, whole, in one transaction.
+"""
 
 from __future__ import annotations
 
@@ -105,26 +109,26 @@ class Study:
         self._sampler = GeneticSampler(
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            with _storage_faults():
-                self._study = optuna.load_study(study_name=_NAME, storage=_storage(path), sampler=self._sampler)
         self._asked: dict[int, optuna.Trial] = {}
-        with _storage_faults(), _uncollected():
-            self._sampler.population_size = self._study.user_attrs.get(_POPULATION) or population
-            if _POPULATION not in self._study.user_attrs:
-                self._study.set_user_attr(_POPULATION, population)
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        with warnings.catch_warnings(), _storage_faults(), _uncollected():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._kept = optuna.load_study(study_name=_NAME, storage=_storage(path))
+            self._sampler.population_size = self._kept.user_attrs.get(_POPULATION) or population
+            if _POPULATION not in self._kept.user_attrs:
+                self._kept.set_user_attr(_POPULATION, population)
+            for trial in self._kept.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._close(trial)
+            self._study = optuna.create_study(directions=self._kept.directions, sampler=self._sampler)
+            self._study.add_trials(self._kept.get_trials(deepcopy=False))
 
     def _close(self, trial: FrozenTrial) -> None:
         """Tell a trial that was left running its outcome, if it got as far as that; else fail it."""
         result = trial.user_attrs.get(RESULT)
         outcome = None if result is None else outcome_from_json(result["outcome"])
         if outcome is None or isinstance(outcome, Failure):
-            self._study.tell(trial.number, state=TrialState.FAIL)
+            self._kept.tell(trial.number, state=TrialState.FAIL)
         else:
-            self._study.tell(trial.number, self._rules.values(outcome))
+            self._kept.tell(trial.number, self._rules.values(outcome))
 
     @property
     def population_size(self) -> int:
@@ -134,8 +138,8 @@ class Study:
     @_storage_faults()
     def open_holdout(self) -> int:
         """Record that the holdout is looked at, and return how often it was, this time included."""
-        n_openings = int(self._study.user_attrs.get(_OPENINGS, 0)) + 1
-        self._study.set_user_attr(_OPENINGS, n_openings)
+        n_openings = int(self._kept.user_attrs.get(_OPENINGS, 0)) + 1
+        self._kept.set_user_attr(_OPENINGS, n_openings)
         return n_openings
 
     def set_rules(self, rules: Rules) -> None:
@@ -151,13 +155,13 @@ class Study:
     @_storage_faults()
     def fingerprint(self) -> dict[str, Any] | None:
         """What the study was made of; None for a new one."""
-        found: dict[str, Any] | None = self._study.user_attrs.get(_FINGERPRINT)
+        found: dict[str, Any] | None = self._kept.user_attrs.get(_FINGERPRINT)
         return found
 
     @_storage_faults()
     def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
         """Record what the study is made of."""
-        self._study.set_user_attr(_FINGERPRINT, fingerprint)
+        self._kept.set_user_attr(_FINGERPRINT, fingerprint)
 
     @_storage_faults()
     def ask(self) -> Proposal:
@@ -196,13 +200,14 @@ class Study:
 
     @_storage_faults()
     def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
-        """Record what came of a proposal."""
+        """Record what came of a proposal; in the order that they were asked for, which is that of their numbers."""
         trial = self._asked.pop(proposal.number)
         trial.set_user_attr(RESULT, self._result(outcome, role))
         if isinstance(outcome, Failure):
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, self._rules.values(outcome))
+        self._kept.add_trial(self._study.get_trials(deepcopy=False)[proposal.number])
         return self.trial(proposal.number)
 
     @_storage_faults()
@@ -210,7 +215,9 @@ class Study:
         """Record a trial that is no member of the population: the float model, or a strategy outside of the space."""
         proposal: dict[str, Any] = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
         attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
-        self._study.add_trial(create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes))
+        trial = create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes)
+        for study in (self._study, self._kept):
+            study.add_trial(trial)
         return _trial(self._study.get_trials(deepcopy=False)[-1])
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from ovquant.evaluation import Settle, Workbench
 from ovquant.records import Outcome
 from ovquant.tasks import BenchSpec
 
-Name: TypeAlias = Literal["open", "inspect", "recall", "build", "announce", "submit", "compare", "profile"]
+Name: TypeAlias = Literal[
+    "open", "inspect", "recall", "build", "announce", "submit", "make", "structure", "time", "compare", "profile"
+]
 PRELOADED = ("nncf", "openvino", "sklearn.metrics")  # what takes seconds to import, and starts no thread
 _FIRST_VICTIM = "1000"  # of the kernel when memory runs out, see proc(5)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.executor import TableExecutor
 
+from ovquant.cluster import ClusterExecutor
 from ovquant.contained import ContainedExecutor
 from ovquant.executor import InProcessExecutor
 from ovquant.job import DataSpec, MetricSpec
@@ -38,8 +39,21 @@ def bench(conv_case: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
     )
 
 
-@pytest.fixture(params=["in process", "contained", "table"])
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    """One for all tests: it takes seconds to begin."""
+    clusters = pytest.importorskip("clusters")
+    with clusters.cluster(tmp_path_factory.mktemp("cluster"), 1, {"ovquant-target-t": 1}) as running:
+        executor = ClusterExecutor(running.scheduler_address, "t", "CPU")
+        yield executor
+        executor.close()
+
+
+@pytest.fixture(params=["in process", "contained", "cluster", "table"])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
+    if request.param == "cluster":
+        yield request.getfixturevalue("clustered")
+        return
     made = {
         "in process": InProcessExecutor,
         "contained": lambda: ContainedExecutor(tmp_path),

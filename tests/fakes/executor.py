@@ -71,7 +71,7 @@ class TableExecutor:
     def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
         pass
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         pass
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:

@@ -76,7 +76,7 @@ def test_a_fault_is_its_candidates_alone(
     order.write_text(fault)
     if fault == "hang":
         executor._limits = dataclasses.replace(executor._limits, least_s=3.0, factor=1.0)
-    executor.announce(bench, [FIRST, SECOND])
+    executor.announce(bench, [Task(bench=bench, subject=subject) for subject in (FIRST, SECOND)])
     outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in (FIRST, SECOND)])
     assert (tmp_path / faults.DONE).read_text() == f"{fault}\n"
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -91,7 +91,7 @@ def test_a_fault_is_its_candidates_alone(
 def test_where_two_may_be_guilty_each_is_run_by_itself(executor: ContainedExecutor, bench: BenchSpec, order: Path) -> None:
     executor.open(bench)
     many = [Strategy(subset_size=size, activations_range_estimator="MEAN_QUANTILE") for size in range(2, 8)]
-    executor.announce(bench, many)  # built by a thread, while the first ones are validated
+    executor.announce(bench, [Task(bench=bench, subject=subject) for subject in many])
     order.write_text("segfault")
     outcomes = executor.submit([Task(bench=bench, subject=subject) for subject in many])
     assert sum(isinstance(outcome, Failure) for outcome in outcomes) <= 1

@@ -12,10 +12,10 @@ from ovquant.genetic import (
     Breeding,
     breed,
     crossover,
-    distance,
     litter,
     mutate,
     mutation_rates,
+    nearest,
     random_genome,
     seed_member,
     tournament,
@@ -29,6 +29,10 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def genomes_of(sizes: tuple[int, ...]) -> st.SearchStrategy[Genome]:
     return st.tuples(*(st.integers(0, size - 1) for size in sizes))
+
+
+def distance(first: Genome, second: Genome) -> int:
+    return int(nearest([first], [second])[0])
 
 
 def same(genome: Genome) -> Genome:

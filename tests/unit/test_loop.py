@@ -13,7 +13,7 @@ from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
 from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
-from ovquant.records import Failure, Outcome, Subject
+from ovquant.records import Failure, Outcome
 from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
 from ovquant.study import Study, read_trials
 from ovquant.targets import Genes, Target
@@ -84,7 +84,7 @@ class Slow:
     n_together = 1
     compare = close = None
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         pass
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
@@ -248,8 +248,8 @@ class Watching(TableExecutor):
         self.batches: list[int] = []
         self.announced: list[int] = []
 
-    def announce(self, bench: BenchSpec, subjects: Sequence[Subject]) -> None:
-        self.announced.append(len(subjects))
+    def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
+        self.announced.append(len(tasks))
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         self.tasks += tasks
@@ -263,19 +263,31 @@ def watched(case: Case, n_together: int = 1) -> Watching:
     return executor
 
 
-def test_candidates_race_against_the_feasible_ones_before_them(tmp_path: Path):
+@pytest.mark.parametrize("n_together", [1, 3])
+def test_candidates_race_against_the_feasible_ones_of_earlier_generations(tmp_path: Path, n_together: int):
     case = Case(tmp_path)
-    tasks = watched(case).tasks
+    tasks = watched(case, n_together).tasks
     assert tasks[0].race is tasks[1].race is None  # the float model, and NNCF's default
-    trials = {trial.number: trial for trial in case.study.trials()}
-    for number, task in enumerate(tasks[2:], start=2):
-        feasible = {trials[n].strategy.digest for n in range(1, number) if trials[n].is_feasible}
+    trials = case.study.trials()[1:]
+    for trial, task in zip(trials[1:], tasks[2:], strict=True):
+        feasible = {other.strategy.digest for other in trials if other.generation < trial.generation and other.is_feasible}
         assert {rival.digest for rival in task.race.rivals} == feasible
 
 
 def test_a_single_fitness_has_no_rivals(tmp_path: Path):
     tasks = watched(Case(tmp_path, objective=Objective(fitness="accuracy"))).tasks
     assert all(task.race.rivals == () for task in tasks[2:])
+
+
+def test_for_a_candidate_that_fails_another_one_is_asked_for_at_once(tmp_path: Path):
+    whole = Case(tmp_path / "whole", population=5, max_trials=12)
+    watched(whole)
+    case = Case(tmp_path / "failing", population=5, max_trials=12)
+    executor = Watching(3)
+    executor.failing = frozenset(digests(whole)[1:3])
+    run_search(case.plan, case.study, executor, case.clock, case.seen.append)
+    assert executor.announced == [5, 4, 5, 0]  # two wait, and two in place of those that failed
+    assert [trial.generation for trial in case.study.trials()[1:]] == [0] * 7 + [1] * 5
 
 
 def test_generations_are_announced_whole_and_submitted_in_parts(tmp_path: Path):
