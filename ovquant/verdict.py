@@ -257,7 +257,7 @@ def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:
     if default is not None and default.trial == winner.trial:
         said.append("It is NNCF's default: the search found nothing that is better by these rules.")
     elif default is not None:
-        said.extend(_against_default(winner, default, rules))
+        said.extend(_against_default(winner, default, rival, rules))
     if winner.judgement == "refuted":
         said.append("The holdout refutes every finalist: do not deploy it; allow a larger drop or give more validation data.")
     return tuple(said), speedup.low > 1 and winner.judgement != "refuted"
@@ -302,7 +302,7 @@ def _on_limits(winner: Row, rules: Rules) -> list[str]:
     return said
 
 
-def _against_default(winner: Row, default: Row, rules: Rules) -> list[str]:
+def _against_default(winner: Row, default: Row, rival: Row, rules: Rules) -> list[str]:
     """Return how the winner compares with NNCF's default and, where no difference is beyond chance, which one is simpler."""
     ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
     speedup = relative_speedup(winner.latency, default.latency)
@@ -317,7 +317,10 @@ def _against_default(winner: Row, default: Row, rules: Rules) -> list[str]:
     is_alike = (
         less is not None and all(_may_be(0, found) for found in (less, *(drop for drop, _ in drops))) and _may_be(1, speedup)
     )
-    if is_alike and judge(default.evaluation, rules) in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
+    is_faster = any(relative_speedup(row.latency, rival.latency).low > 1 for row in (winner, default))
+    if not is_faster:
+        said.append(f"Neither is shown to be faster than the {rival.description}: unless size is what counts, keep that one.")
+    elif is_alike and judge(default.evaluation, rules) in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
         said.append(
             f"No difference is beyond chance, so NNCF's default is as good by what was measured, and simpler: "
             f"ovquant export OUT --trial {default.trial} -o DIR writes it."

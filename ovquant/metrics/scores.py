@@ -111,7 +111,8 @@ def _class_labels(labels: Sequence[Any], n_classes: int, metric: str) -> NDArray
     if len(outside):
         raise DataError(
             f"metric {metric!r}: label {int(outside[0])} is out of range: the output has {n_classes} classes, 0..{n_classes - 1} "
-            f"({len(outside)} of {len(array)} labels are)"
+            f"({len(outside)} of {len(array)} labels are). Where class folders are called by numbers that are no labels, list "
+            "them in their order in data.class_names"
         )
     return array.astype(np.int64)
 

@@ -336,24 +336,10 @@ def _reproduce(source: Source, best: Trial | None) -> list[dict[str, str]]:
         model = shlex.quote(job.model)
         calibrating = job.data.calibration.path if job.data.calibration is not None else job.data.path
         replay = f"ovquant quantize {model} --recipe {out}/best/recipe.yaml --data {shlex.quote(calibrating)} -o DIR"
-        metrics = "".join(f" --metric {shlex.quote(spec.name)}" for spec in job.metrics)
-        again = f"ovquant evaluate {model} {out}/best/model.xml --data {shlex.quote(job.data.path)}"
         found.append({"does": "the winner again, without a search", "command": replay})
-        target = f" --target {out}/target.yaml"
-        found.append({"does": "measure the winner again", "command": f"{again}{target}{metrics}{_preprocessing(job)}"})
+        again = f"ovquant evaluate {out}/job.yaml {out}/best/model.xml"
+        found.append({"does": "measure the winner again", "command": again})
     return found
-
-
-def _preprocessing(job: Job) -> str:
-    """Return the options of a job's preprocessing."""
-    options = job.data.preprocessing.model_dump(exclude_defaults=True)
-    return "".join(f" --{name} {shlex.quote(_option(name, value))}" for name, value in options.items())
-
-
-def _option(name: str, value: Any) -> str:
-    if not isinstance(value, list | tuple):
-        return str(value)
-    return ("x" if name in {"resize", "crop"} else ",").join(repr(part).removesuffix(".0") for part in value)
 
 
 def _finite(value: Any) -> Any:

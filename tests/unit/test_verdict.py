@@ -213,6 +213,19 @@ def test_what_is_not_beyond_chance_is_said_to_be_no_better_than_the_default(thei
     assert ("item by item" in told) == (theirs is not None)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_kept"), [(1.1, 1.1, True), (1.0, 1.2, True), (0.5, 1.1, False), (1.1, 0.5, False)]
+)
+def test_where_neither_is_faster_the_float_model_is_recommended_and_not_the_default(ours, theirs, is_kept):
+    executor = Holdout({}, {1: ours, 9: theirs})
+    executor.divergences = {9: NOISY, 1: LIKE_NOISY}
+    told = " ".join(decide(BENCH, executor, rules(), [finalist(1)], finalist(9), "bf16").sentences)
+    kept = "Neither is shown to be faster than the float model at bf16: unless size is what counts, keep that one."
+    assert (kept in told) == is_kept
+    if is_kept:
+        assert "ovquant export OUT --trial 9" not in told
+
+
 @pytest.mark.parametrize(("n_better", "is_alike"), [(1, True), (12, False)])
 def test_the_metric_is_compared_with_the_defaults_item_by_item(n_better: int, is_alike: bool):
     class Scored(Holdout):
