@@ -137,7 +137,7 @@ class Engine:
     def run(self, strategies: Sequence[Strategy]) -> list[dict[str, Any]]:
         """Evaluate a generation."""
         if self.is_threaded:
-            self.executor.announce(self.spec, strategies)
+            self.executor.announce(self.spec, [Task(bench=self.spec, subject=strategy) for strategy in strategies])
         found = []
         for start in range(0, len(strategies), TOGETHER):
             race = None if self.is_plain else Race(rules=self.rules, rivals=tuple(self.rivals))
