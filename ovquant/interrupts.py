@@ -29,6 +29,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _end_by_signals() -> None:
+    """Let signals end a child that some library forks: what these handlers do is for the command."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _quietly(dropped: sys.UnraisableHookArgs) -> None:
     """Say nothing of an interrupt that was raised in a finalizer: `raise_if_asked` raises it again."""
     if not (_asked.is_set() and issubclass(dropped.exc_type, KeyboardInterrupt)):
@@ -70,3 +77,6 @@ def at_once_next_time() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, end)
         signal.signal(signal.SIGTERM, end)
+
+
+os.register_at_fork(after_in_child=_end_by_signals)

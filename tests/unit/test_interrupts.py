@@ -7,6 +7,7 @@ process: the next signal that Python handles then ends it. The commands keep one
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -34,6 +35,22 @@ signal.raise_signal(signal.{name})
 print("still there")
 """
 
+FORKED = """
+import os, signal, time
+from ovquant.interrupts import terminate_like_interrupt
+
+terminate_like_interrupt()
+theirs, ours = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(ours, b"begun")  # signals that come while it is forked are dropped
+    time.sleep(30)
+    os._exit(0)
+os.read(theirs, 5)
+os.kill(child, signal.SIGTERM)
+print(os.waitpid(child, 0)[1])
+"""
+
 IGNORED = """
 import signal
 from ovquant.interrupts import terminate_like_interrupt
@@ -58,6 +75,10 @@ def test_an_interrupt_that_goes_astray_is_raised_again_and_the_next_one_ends_the
 
 def test_interrupts_that_are_ignored_stay_so() -> None:
     assert run(IGNORED) == (0, ["SIG_IGN"])
+
+
+def test_a_forked_child_ends_without_a_word() -> None:
+    assert run(FORKED) == (0, [str(int(signal.SIGTERM))])
 
 
 def test_other_faults_of_finalizers_are_told() -> None:
