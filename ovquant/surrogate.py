@@ -80,11 +80,17 @@ def learn(tried: Sequence[Genome], objectives: Array, violations: Array, sizes: 
         violations: likewise, shape [N], 0 if feasible.
         sizes: number of values per gene.
     """
+    from threadpoolctl import threadpool_limits
+
     known, is_feasible = features(tried, sizes), violations <= 0
+    # On one core: so small, they take longer on many where something else runs, and the last bits depend on how many.
+    with threadpool_limits(1, user_api="blas"):
+        fitted = tuple(_fitted(known, *_learnable(column)) for column in objectives.T)
+        violation = None if is_feasible.all() else _fitted(known, np.minimum(violations, 1.0), np.positive)
     return Surrogate(
         sizes=tuple(sizes),
-        objectives=tuple(_fitted(known, *_learnable(column)) for column in objectives.T),
-        violation=None if is_feasible.all() else _fitted(known, np.minimum(violations, 1.0), np.positive),
+        objectives=fitted,
+        violation=violation,
         found=objectives[is_feasible],
         # A model that is far off, tried once, must not make all others count as equal.
         worst=np.quantile(objectives, _BOUND, axis=0),
