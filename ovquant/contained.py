@@ -32,6 +32,8 @@ _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
 _TOLD_BYTES = 2000  # of what a worker printed last, for the log
 _END_S = 5.0
+_N_GROWING = 10  # calls in which a worker comes to the memory that it needs
+_MORE_BYTES = 128 << 20  # that it may take beyond that, or half as much again: what libraries keep or scatter adds up
 _VERDICT = "verdict"  # rests between its visits as long as the target asks for
 _WAITING = "quantize"  # for a model that is built; that has a stage of its own
 
@@ -140,6 +142,7 @@ class ContainedExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate tasks of one bench, together as far as they are not suspected of anything."""
+        self._renew_if_grown()
         outcomes: dict[int, Outcome] = {}
         left = list(range(len(tasks)))
         alone = {index for index in left if _who(tasks[index]) in self._suspected}
@@ -163,6 +166,7 @@ class ContainedExecutor:
 
     def make(self, task: Task) -> Made | Failure:
         """Return a task's model file."""
+        self._renew_if_grown()
         found: Made | Failure = self._attempt("make", task)
         return found
 
@@ -282,7 +286,7 @@ class ContainedExecutor:
         key = (message.who, message.stage)
         if message.is_begun:
             self._under_way[key] = time.monotonic()
-            self._measure()
+            self._limit_memory()
         elif (begun := self._under_way.pop(key, None)) is not None:
             took_s = time.monotonic() - begun
             self._longest_s[message.stage] = max(took_s, self._longest_s.get(message.stage, 0.0))
@@ -295,13 +299,7 @@ class ContainedExecutor:
         """
         if not self._worker.is_alive():
             raise EOFError
-        used = self._measure()
-        if used > self._limits.memory_bytes:
-            self._end()
-            raise self._lost(
-                "OutOfMemory",
-                f"its process took {used >> 20} MB, more than the limit of {self._limits.memory_bytes >> 20} MB (memory_limit)",
-            )
+        self._limit_memory()
         now = time.monotonic()
         for (_, stage), begun in self._under_way.items():
             if stage == _WAITING:
@@ -312,6 +310,20 @@ class ContainedExecutor:
             if now - begun > limit_s:
                 self._end()
                 raise self._lost("Hang", f"{stage} did not end within {limit_s:.0f} s, and its process was ended")
+
+    def _limit_memory(self) -> None:
+        """End the worker where it takes more memory than it may.
+
+        Raises:
+            _LostError: it was ended.
+        """
+        used = self._measure()
+        if used > self._limits.memory_bytes:
+            self._end()
+            raise self._lost(
+                "OutOfMemory",
+                f"its process took {used >> 20} MB, more than the limit of {self._limits.memory_bytes >> 20} MB (memory_limit)",
+            )
 
     def _measure(self) -> int:
         """Return the worker's resident memory in bytes, less files mapped into it, and note it for what is under way."""
@@ -343,6 +355,18 @@ class ContainedExecutor:
         """Start another worker, and tell it what is known."""
         printed = self._printed()
         log("worker replaced", stage=lost.failure.stage, kind=lost.failure.error, message=lost.failure.message, printed=printed)
+        self._restart()
+
+    def _renew_if_grown(self) -> None:
+        """Replace a worker that takes much more memory than when it had run a few candidates."""
+        used = self._measure()
+        if len(self._held) < _N_GROWING:
+            self._held.append(used)
+        elif used > (most := max(self._held)) + max(_MORE_BYTES, most // 2):
+            log("worker renewed", bytes=used, before=most)
+            self._restart()
+
+    def _restart(self) -> None:
         self._end()
         self._pipe.close()
         self._start()
@@ -366,6 +390,7 @@ class ContainedExecutor:
         theirs.close()
         self._process = psutil.Process(self._worker.pid)
         self._under_way.clear()
+        self._held: list[int] = []
 
     def _end(self) -> None:
         if self._worker.is_alive():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from ovquant import selection
-from ovquant.errors import ConfigError
+from ovquant.errors import ConfigError, ModelError
 from ovquant.job import StopAt
 from ovquant.objectives import Rules
 from ovquant.protocols import Clock, Executor
@@ -178,7 +178,7 @@ class _Search:
         subject = FloatModel(inference_precision=self._plan.own_precision)
         outcome = self._executor.submit([Task(bench=self._plan.bench, subject=subject)])[0]
         if isinstance(outcome, Failure):
-            raise RuntimeError(f"the float model failed at {outcome.stage}: {outcome.message}")
+            raise ModelError(f"{self._plan.bench.model}: the float model failed at {outcome.stage}: {outcome.message}")
         self._settle(self._study.add(outcome, "baseline", None))
 
     def _add_default(self) -> None:

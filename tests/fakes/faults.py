@@ -24,6 +24,7 @@ FAULTS: dict[str, tuple[str, str] | None] = {
     "compile": ("compile", "RuntimeError"),
     "nncf": ("quantize", "RuntimeError"),
     "shared": None,  # an exception where statistics are shared: the plain call takes over
+    "leak": None,  # memory that is never given back: the worker is renewed in time
     "calibrate": None,  # killed while it collects for several: each is tried by itself
 }
 
@@ -48,6 +49,7 @@ from nncf.quantization.algorithms.min_max.algorithm import MinMaxQuantization
 HERE = Path(__file__).parent
 ARRAYS = np.load(HERE / "faulty.npz")
 n_scored = 0
+leaked = []
 
 
 def ordered(*kinds):
@@ -75,7 +77,7 @@ def data():
 
 def score(outputs, labels):
     global n_scored
-    fault = ordered("segfault", "abort", "kill", "exit", "hang", "memory", "raise", "nan")
+    fault = ordered("segfault", "abort", "kill", "exit", "hang", "memory", "raise", "nan", "leak")
     n_scored += 1
     if fault == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -92,6 +94,8 @@ def score(outputs, labels):
         while True:
             eaten.append(np.ones(1 << 24))
             time.sleep(0.01)
+    if fault == "leak":
+        leaked.append(np.ones(1 << 25))
     if fault == "raise":
         raise RuntimeError("made to fail")
     scores = np.array([float(np.argmax(output) == label) for output, label in zip(outputs["logits"], labels)])

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from fakes import faults
 
+from ovquant import contained
 from ovquant.contained import ContainedExecutor, Limits, _LostError
 from ovquant.errors import DataError, OutputError, OvquantError
 from ovquant.job import DataSpec, MetricSpec
@@ -139,6 +140,25 @@ def test_a_worker_that_replaces_another_one_knows_what_was_measured(
     assert again.latency == first.latency
     assert again.outputs_digest == first.outputs_digest
     assert "validate" not in again.seconds  # equal models are not run twice
+
+
+def test_a_worker_that_grows_is_renewed(
+    executor: ContainedExecutor, bench: BenchSpec, order: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contained, "_N_GROWING", 1)
+    executor.open(bench)
+    first = executor.submit([Task(bench=bench, subject=FIRST)])[0]
+    grown = executor._process
+    order.write_text("leak")
+    assert isinstance(executor.submit([Task(bench=bench, subject=SECOND)])[0], Evaluation)
+    assert grown.is_running()
+    again = executor.submit([Task(bench=bench, subject=FIRST)])[0]
+    assert not grown.is_running()
+    assert isinstance(first, Evaluation)
+    assert isinstance(again, Evaluation)
+    assert again.latency == first.latency
+    executor.submit([Task(bench=bench, subject=THIRD)])
+    assert executor._n_workers == 2  # the new one has not grown
 
 
 def test_errors_of_the_users_keep_their_kind(executor: ContainedExecutor, bench: BenchSpec, tmp_path: Path) -> None:
