@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -28,17 +27,6 @@ from ovquant.targets import to_yaml
 MANIFEST_VERSION = 1
 PARTIAL = ".partial"
 _SHORT = 12  # digits of a key that tell it from others
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def model_sha256(path: Path) -> dict[str, str]:
-    """Return file name -> SHA-256 of a model's files (graph and weights)."""
-    return {file.name: file_sha256(file) for file in runtime.model_files(path)}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -148,7 +136,7 @@ def _fill(
     if checks is not None:
         (folder / CHECKS_FILE).write_bytes(checks.to_bytes())
         names.append(CHECKS_FILE)
-    files = {file: file_sha256(folder / file) for file in names}
+    files = {file: runtime.file_sha256(folder / file) for file in names}
     deployment = {"device": recipe.device, "compile_properties": dict(recipe.compile_properties)}
     content = {"version": MANIFEST_VERSION, "layout": layout, "files": files, "deployment": deployment, **manifest}
     (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -126,15 +126,15 @@ class _Search:
         """Ask for members of the current generation, and announce those that wait: the first ones while others are asked for."""
         if self._plan.max_trials is not None:
             n_wanted = min(n_wanted, self._plan.max_trials - self._n_candidates() - len(waiting))
-        for n_asked in range(1, n_wanted + 1):
+        for n_asked in range(n_wanted):
+            if n_asked and n_asked % _ANNOUNCED == 0:
+                self._executor.announce(self._plan.bench, self._tasks(waiting))
             try:
                 waiting.append(self._study.ask())
             except LookupError:
-                n_wanted = n_asked
-            if n_asked == n_wanted or n_asked % _ANNOUNCED == 0:
-                self._executor.announce(self._plan.bench, self._tasks(waiting))
-            if n_asked == n_wanted:
                 break
+        if n_wanted > 0:
+            self._executor.announce(self._plan.bench, self._tasks(waiting))
 
     def _run_together(self, proposals: Sequence[Proposal]) -> StopReason | None:
         """Evaluate some members of a generation and settle one after the other."""

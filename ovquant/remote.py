@@ -223,7 +223,7 @@ class RemoteMeter:
         files = self._files(model)
         digest = hashlib.sha256()
         for file in files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(bytes.fromhex(runtime.file_sha256(file)))
         name = digest.hexdigest()
         size = self._sent.pop(name, None)
         if size is None:

@@ -125,7 +125,7 @@ def quantize(
         runtime.note_deployment(quantized, recipe.device, recipe.compile_properties)
         runtime.save_model(quantized, path, strategy.inference_precision)
         digest = runtime.graph_digest(runtime.read_model(path))
-        hashes = export.model_sha256(model)
+        hashes = runtime.model_sha256(model)
         now = made(strategy, operations, model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         is_same = digest == recipe.made.graph_digest
         told = differences(recipe.made, now)

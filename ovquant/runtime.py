@@ -131,6 +131,17 @@ def model_files(path: Path) -> list[Path]:
     return [path, *(path.parent / place for place in dict.fromkeys(places))]
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def model_sha256(path: Path) -> dict[str, str]:
+    """Return file name -> SHA-256 of a model's files (graph and weights)."""
+    return {file.name: file_sha256(file) for file in model_files(path)}
+
+
 def input_infos(model: ov.Model) -> tuple[InputInfo, ...]:
     """Return the inputs in the model's order."""
     return tuple(_info(_input_name(port), port) for port in model.inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -16,13 +15,13 @@ from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
 from ovquant.environment import describe_host, versions
 from ovquant.evaluation import Workbench, open_bench
-from ovquant.export import model_sha256
 from ovquant.inspection import Inspection
 from ovquant.job import Job, MetricSpec, split_entry, with_absolute_paths
 from ovquant.loop import Plan
 from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.recipe import Recipe, made, recipe_from
+from ovquant.runtime import file_sha256, model_sha256
 from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study
@@ -252,7 +251,7 @@ def open_workbench(job: Job, model_dir: Path) -> tuple[Device, Workbench]:
 def _code_of(metrics: Sequence[MetricSpec]) -> dict[str, str]:
     """Return file -> SHA-256 of the Python files that metrics name."""
     entries = [split_entry(text) for metric in metrics for text in (metric.name, metric.decode or "")]
-    return {str(entry[0]): hashlib.sha256(entry[0].read_bytes()).hexdigest() for entry in entries if entry is not None}
+    return {str(entry[0]): file_sha256(entry[0]) for entry in entries if entry is not None}
 
 
 def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:

@@ -79,16 +79,10 @@ def shipment_of(spec: BenchSpec, timed_on: str) -> Shipment:
         folders.extend(Path(text) for text in (source.path, source.masks or "") if text and Path(text).is_dir())
         folders.extend(child for child in Path(source.path).rglob("*") if child.is_dir())
     try:
-        files = {str(_absolute(path)): digest_of(path) for path in found}
+        files = {str(_absolute(path)): runtime.file_sha256(path) for path in found}
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read, to be sent to the workers: {error.strerror}") from error
     return Shipment(spec=spec, timed_on=timed_on, files=files, folders=tuple(sorted({str(_absolute(path)) for path in folders})))
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _absolute(path: str | Path) -> Path:
@@ -178,7 +172,7 @@ class Depot:
     def _has(self, digest: str) -> bool:
         path = self.folder / digest
         try:
-            if digest not in self._checked and digest_of(path) != digest:
+            if digest not in self._checked and runtime.file_sha256(path) != digest:
                 path.unlink()
                 return False
         except OSError:
@@ -201,7 +195,7 @@ class Depot:
                 stream.write(piece.content)
             if not piece.is_last:
                 continue
-            if digest_of(partial) != piece.digest:
+            if runtime.file_sha256(partial) != piece.digest:
                 partial.unlink()
                 raise ValueError("a file changed while it was sent")
             partial.replace(self.folder / piece.digest)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import small
 from conftest import Run
+from fakes.consoles import Telling
 from fakes.latencies import replaying, replaying_meter
 
 from ovquant import commands, crew, evaluation, station
@@ -30,17 +31,6 @@ from ovquant.study import read_trials
 
 clusters = pytest.importorskip("clusters")
 RESOURCE = {"ovquant-target-cpu": 1}
-
-
-class Telling(Console):
-    """Calls a function after each trial."""
-
-    def __init__(self, tell: Callable[[Progress], None]) -> None:
-        super().__init__(is_quiet=True)
-        self._tell = tell
-
-    def trial(self, progress: Progress) -> None:
-        self._tell(progress)
 
 
 @pytest.fixture

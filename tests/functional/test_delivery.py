@@ -14,7 +14,7 @@ from conftest import Run
 from typer.testing import CliRunner
 
 import ovquant
-from ovquant import checks, export, runtime, verification
+from ovquant import checks, runtime, verification
 from ovquant.cli import app
 from ovquant.targets import MeasurementPlan
 
@@ -127,7 +127,7 @@ def test_outputs_that_differ_are_refused(run: Run, package: Path) -> None:
     changed = checks.Checks(inputs=kept.inputs, outputs=others, limits=kept.limits)
     (package / "checks.npz").write_bytes(changed.to_bytes())
     manifest = json.loads((package / "manifest.json").read_text())
-    manifest["files"]["checks.npz"] = export.file_sha256(package / "checks.npz")
+    manifest["files"]["checks.npz"] = runtime.file_sha256(package / "checks.npz")
     (package / "manifest.json").write_text(json.dumps(manifest))
     assert "output 'logits' differs from what was recorded by" in run("verify", package, code=11).output
 

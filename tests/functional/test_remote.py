@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from fakes.consoles import Telling
 from loopback import Loopback
 from typer.testing import CliRunner
 
@@ -219,17 +220,6 @@ def test_models_side_by_side_are_timed_there_and_another_openvino_there_is_told(
 # A machine that goes away
 
 
-class Listening(Console):
-    """Does something after a trial."""
-
-    def __init__(self, react: Callable[[Progress], None]) -> None:
-        super().__init__(is_quiet=True)
-        self._react = react
-
-    def trial(self, progress: Progress) -> None:
-        self._react(progress)
-
-
 @pytest.mark.usefixtures("nothing_left")
 def test_a_search_outlives_the_machine_for_some_candidates_and_is_continued_if_it_is_gone_at_the_end(
     job: Job, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
@@ -244,7 +234,7 @@ def test_a_search_outlives_the_machine_for_some_candidates_and_is_continued_if_i
 
     try:
         with pytest.raises(DeviceError, match="the connection was lost 3 times in a row"):
-            search(job, Listening(react))
+            search(job, Telling(react))
     finally:
         loopback.start()
     result, trials = search(job)

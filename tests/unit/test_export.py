@@ -14,7 +14,7 @@ import pytest
 import small
 from fakes.records import evaluation, metric, trial
 
-from ovquant import export
+from ovquant import export, runtime
 from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Preprocessing, Source
 from ovquant.recipe import Made, Recipe, recipe_from
@@ -45,7 +45,7 @@ def test_a_package_has_model_recipe_and_manifest_with_hashes(model: Path, tmp_pa
     manifest = json.loads((tmp_path / "new" / "best" / "manifest.json").read_text())
     assert manifest["trial"] == 5
     for name, digest in manifest["files"].items():
-        assert export.file_sha256(tmp_path / "new" / "best" / name) == digest
+        assert runtime.file_sha256(tmp_path / "new" / "best" / name) == digest
     assert set(manifest["files"]) == {"model.xml", "model.bin", "recipe.yaml"}
 
 
@@ -115,10 +115,10 @@ def test_text_is_written_beside_and_renamed(tmp_path: Path):
 
 
 def test_the_hash_of_an_ir_covers_its_weights(model: Path):
-    before = export.model_sha256(model)
+    before = runtime.model_sha256(model)
     assert set(before) == {"m.xml", "m.bin"}
     model.with_suffix(".bin").write_bytes(b"other")
-    assert export.model_sha256(model)["m.bin"] != before["m.bin"]
+    assert runtime.model_sha256(model)["m.bin"] != before["m.bin"]
 
 
 def test_trials_csv_has_a_line_per_trial_with_metrics_genes_and_failures():

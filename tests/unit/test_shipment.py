@@ -9,7 +9,8 @@ from PIL import Image
 
 from ovquant import shipment
 from ovquant.job import DataSpec, MetricSpec, Source
-from ovquant.shipment import Depot, Shipment, digest_of, pieces, shipment_of
+from ovquant.runtime import file_sha256
+from ovquant.shipment import Depot, Shipment, pieces, shipment_of
 from ovquant.targets import Target
 from ovquant.tasks import BenchSpec
 
@@ -74,7 +75,7 @@ def test_what_is_there_is_not_sent_again_unless_its_content_is_another_one(sent:
     digest = next(iter(sent.files.values()))
     (tmp_path / digest).write_bytes(b"something else")
     assert given(Depot(tmp_path, "me again"), sent) == 1
-    assert digest_of(tmp_path / digest) == digest
+    assert file_sha256(tmp_path / digest) == digest
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_taken(sent: Shipment, folder: Path, tmp_path: Path) -> None:
