@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from ovquant import quantization, runtime, selection
+from ovquant.candidate import Memory
 from ovquant.contained import ContainedExecutor
 from ovquant.evaluation import Workbench, open_bench
 from ovquant.executor import InProcessExecutor
@@ -146,7 +147,7 @@ class Engine:
             for strategy, outcome in zip(members, outcomes, strict=True):
                 found.append(self._settled(strategy, outcome))
             if self.is_plain:
-                open_bench(self.spec)._known.clear()
+                open_bench(self.spec)._memory = Memory()
         return found
 
     def _settled(self, strategy: Strategy, outcome: Any) -> dict[str, Any]:
