@@ -35,9 +35,9 @@ from ovquant.job import Job, load_job
 from ovquant.log import log
 from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
 from ovquant.objectives import Rules
-from ovquant.progress import Standing
+from ovquant.progress import Standing, measured
 from ovquant.protocols import Executor
-from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Subject, Trial
+from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome, Subject, Trial
 from ovquant.report import writing
 from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
 from ovquant.strategy import Strategy
@@ -59,7 +59,7 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
     """
     output = Path(job.output)
     with handlers_kept(), held(job) as work:
-        runs_on = executor or _executor(job, work)
+        runs_on = executor or _executor(job, work, console)
         try:
             session = open_session(job, work, output, runs_on)
             study = open_study(session, output)
@@ -79,14 +79,14 @@ def search(job: Job, console: Console, executor: Executor | None = None) -> dict
             runs_on.close()
 
 
-def _executor(job: Job, work: Path) -> Executor:
+def _executor(job: Job, work: Path, console: Console) -> Executor:
     """Return where the candidates of a job are evaluated.
 
     Raises:
         UsageError, DeviceError: the cluster cannot be used.
     """
     if job.cluster is None:
-        return ContainedExecutor(work, job.memory_limit)
+        return ContainedExecutor(work, job.memory_limit, tell=console.under_way)
     target = load_target(job.target)
     return ClusterExecutor(job.cluster, target.name, job.device or target.device, memory_bytes=job.memory_limit)
 
@@ -113,7 +113,10 @@ def _known(trials: Sequence[Trial]) -> list[tuple[Strategy, Evaluation]]:
 
 
 def _search(session: Session, study: Study, executor: Executor, console: Console) -> dict[str, Any]:
+    settled: list[Progress] = []
+
     def listen(progress: Progress) -> None:
+        settled.append(progress)
         note_trial(progress.trial)
         console.trial(progress)
 
@@ -127,7 +130,9 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         with contextlib.suppress(OSError):
             export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
     console.stop()
-    console.info(f"Search ended: {reason}.")
+    late_s = settled[-1].elapsed_s - plan.budget_s if settled and plan.budget_s is not None else 0.0
+    late = f", {late_s:.0f} s late: what was under way was finished" if late_s >= 1 else ""
+    console.info(f"Search ended: {reason}{late}.")
     log("search ended", reason=reason)
     failure = repeated_failure(study.trials())
     if failure is not None:
@@ -324,17 +329,19 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
             is_divided=False,
             site=device.site,
         )
-        rows = _side_by_side(models, bench)
+        rows = _side_by_side(models, bench, console)
     notes = list(device.notes)
     if bench.site is not None:
         notes.append("throughput and memory are left out: they are not measured on other machines")
     for note in notes:
         console.warn(note)
-    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *notes]))
+    items = f"all {rows[0].evaluation.n_items} items of {job.data.path}"
+    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *notes], items))
     return {"rows": [verdict.row_to_json(row) for row in rows], "device": device.where, "notes": notes}
 
 
-def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
+def _side_by_side(models: Sequence[Path], bench: BenchSpec, console: Console) -> list[Row]:
+    console.info(f"Running {models[0]} on all items of {bench.data.path} ...")
     workbench = open_bench(bench)
     if runtime.count_fake_quantize(workbench.model):
         raise ModelError(f"{bench.model}: is quantized; the first model must be the float one, the others are compared with it")
@@ -344,7 +351,13 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
         *((f"model {index}", _model_file(path, workbench)) for index, path in enumerate(models[1:], start=2)),
     ]
     with contextlib.closing(InProcessExecutor()) as executor:
-        outcomes = executor.submit([Task(bench=bench, subject=s, is_timed=False, has_intervals=True) for _, s in subjects])
+        outcomes: list[Outcome] = []
+        for _, subject in subjects:
+            outcomes += executor.submit([Task(bench=bench, subject=subject, is_timed=False, has_intervals=True)])
+            if isinstance(outcomes[-1], Evaluation):
+                console.info(f"{describe(subject)}: {measured(outcomes[-1])}")
+        spread = bench.target.measurement.verdict.spread
+        console.info(f"Timing {len(subjects)} models together{f', over {spread:g} s' if spread else ''} ...")
         comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
     for (_, subject), outcome in zip(subjects, outcomes, strict=True):
         if isinstance(outcome, Failure):
@@ -352,6 +365,8 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec) -> list[Row]:
     if isinstance(comparison, Failure):
         raise ModelError(f"latency cannot be measured ({comparison.stage}): {comparison.message}")
     elsewhere = [None] * len(subjects)  # throughput and memory of this machine would stand beside the latency of another
+    if bench.site is None:
+        console.info("Measuring throughput and memory ...")
     found = capacities(workbench, [subject for _, subject in subjects], SystemClock()) if bench.site is None else elsewhere
     rows = [
         Row(name=name, description=describe(subject), trial=None, evaluation=outcome, latency=latency, capacity=capacity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from ovquant.errors import printable
 from ovquant.loop import Progress
-from ovquant.progress import Board, Standing, progress_mark, trial_line
+from ovquant.progress import Board, Standing, clock, progress_mark, trial_line
 from ovquant.sensitivity import Ranking
 from ovquant.turns import SystemClock
 from ovquant.verdict import Row, Verdict
@@ -23,6 +24,20 @@ from ovquant.verdict import Row, Verdict
 _PIPE_WIDTH = 160
 _REFRESH_HZ = 1  # the clock of the board; drawing takes CPU from what is timed
 _NO = {"", "0", "false"}
+_PATIENCE_S = 30.0  # without a line; after each that says no more than that something goes on, twice as long
+_DOING = {
+    "open": "reading model and data",
+    "inspect": "ranking layers by what quantizing them costs",
+    "calibrate": "collecting statistics of calibration items",
+    "quantize": "waiting for a model",
+    "build": "quantizing a model",
+    "correct": "correcting biases accurately",
+    "compile": "compiling a model",
+    "latency": "measuring latency",
+    "validate": "running validation items",
+    "verdict": "measuring latency of the finalists",
+    "profile": "reading which kernels run",
+}
 
 
 def escape(text: str) -> str:
@@ -60,6 +75,7 @@ class Console:
         self._is_live = is_terminal and not is_quiet
         self._board: Board | None = None
         self._live: Live | None = None
+        self._written_at, self._patience_s = time.monotonic(), _PATIENCE_S
 
     def info(self, text: str) -> None:
         """Write a line that a quiet console leaves out."""
@@ -73,6 +89,20 @@ class Console:
     def result(self, text: str) -> None:
         """Write a line of the result."""
         self._rich.print(escape(text), soft_wrap=True)
+        self._written_at, self._patience_s = time.monotonic(), _PATIENCE_S
+
+    def under_way(self, stage: str, seconds: float) -> None:
+        """Write what has been under way so long that a reader of lines may think that nothing is.
+
+        Args:
+            stage: as failures name it.
+            seconds: since it began.
+        """
+        patience_s = self._patience_s
+        if self._is_quiet or self._live is not None or time.monotonic() - self._written_at < patience_s:
+            return
+        self.info(f"... {_DOING.get(stage, stage)}, for {clock(seconds)} so far")
+        self._patience_s = 2 * patience_s
 
     def begin(self, standing: Standing) -> None:
         """Show from now on where a search stands, where the output is a terminal that is not to be quiet."""
@@ -181,8 +211,15 @@ def ranking_line(ranking: Ranking) -> str:
     )
 
 
-def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
-    """Return what the numbers of a table were measured on."""
+def caption(rows: Sequence[Row], device: str, notes: Sequence[str], items: str | None = None) -> str:
+    """Return what the numbers of a table were measured on.
+
+    Args:
+        rows: of the table.
+        device: that latency was measured on.
+        notes: further sentences.
+        items: what metrics were computed on; None names the split.
+    """
     evaluation, latency = rows[0].evaluation, rows[0].latency
     threads = f", {latency.n_threads} threads" if latency.n_threads else ""
     span = f"{latency.visited_s[-1]:.2g} s" if latency.visited_s[-1] < 10 else f"{latency.visited_s[-1]:.0f} s"
@@ -192,7 +229,7 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str]) -> str:
         else f"is for these {span}, a machine drifts more over minutes"
     )
     said = [
-        f"Metrics, drops and divergence: {evaluation.n_items} {evaluation.split} items.",
+        f"Metrics, drops and divergence: {items or f'{evaluation.n_items} {evaluation.split} items'}.",
         f"Latency: median of {latency.n_visits} bursts of each model, in turns over {span}, on {device}{threads};",
         "speed-up over the baseline is the median ratio of bursts side by side.",
         f"Brackets: 95 % intervals; that of the speed-up {scope}.",

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -77,15 +77,23 @@ class ContainedExecutor:
 
     n_together = 4
 
-    def __init__(self, folder: Path, memory_bytes: int | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        memory_bytes: int | None = None,
+        limits: Limits | None = None,
+        tell: Callable[[str, float], None] | None = None,
+    ) -> None:
         """Start a worker.
 
         Args:
             folder: for what it prints.
             memory_bytes: that it may take; None is most of what is free now.
             limits: in place of the usual ones.
+            tell: hears several times a second what is under way, and since how many seconds.
         """
         self._folder = folder
+        self._tell = tell
         self._limits = limits or Limits(memory_bytes=memory_bytes or int(_SHARE * available_bytes()))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOADED, "ovquant.worker"])
@@ -94,6 +102,7 @@ class ContainedExecutor:
         self._known: list[tuple[Strategy, Evaluation]] = []
         self._longest_s: dict[str, float] = {}
         self._under_way: dict[tuple[str, str], float] = {}
+        self._called_at = 0.0
         self._peaks: dict[str, dict[str, int]] = {}
         self._suspected: set[str] = set()
         self._early: dict[int, Outcome] = {}
@@ -262,6 +271,7 @@ class ContainedExecutor:
             OvquantError: the call raised it.
         """
         self._bench = bench
+        self._called_at = time.monotonic()
         self._early.clear()
         try:
             self._pipe.send(Call(name=name, bench=bench, arguments=arguments))
@@ -269,6 +279,7 @@ class ContainedExecutor:
                 raise_if_asked()
                 if self._pipe not in wait([self._pipe, self._worker.sentinel], _LOOK_S):
                     self._look()
+                    self._say(name)
                     continue
                 message = self._pipe.recv()
                 if isinstance(message, Stage):
@@ -310,6 +321,13 @@ class ContainedExecutor:
             if now - begun > limit_s:
                 self._end()
                 raise self._lost("Hang", f"{stage} did not end within {limit_s:.0f} s, and its process was ended")
+
+    def _say(self, name: Name) -> None:
+        """Tell what is under way: the stage that began last, as those before it may be waiting for it."""
+        begun = {stage: at for (_, stage), at in self._under_way.items()}
+        stage = max(begun, key=lambda stage: begun[stage]) if begun else name
+        if self._tell is not None:
+            self._tell(stage, time.monotonic() - begun.get(stage, self._called_at))
 
     def _limit_memory(self) -> None:
         """End the worker where it takes more memory than it may.

@@ -36,6 +36,7 @@ class Draft:
         findings: by column of labels; the key is None where there is one kind of label, or none.
         guess: the task by shapes alone.
         n_tried: items that metrics were tried on.
+        as_good: mean and scale that do about as well as those in `preprocessing`.
         hints: lines of comment on the data.
     """
 
@@ -48,6 +49,7 @@ class Draft:
     findings: Mapping[str | None, Finding]
     guess: str
     n_tried: int = 0
+    as_good: Sequence[Mapping[str, Any]] = ()
     hints: Sequence[str] = ()
 
     @property
@@ -103,6 +105,9 @@ class Draft:
             whose = "these lead to -1..1" if is_grey else "these are ImageNet's"
             lines.append(f"    # CHECK: what the model was trained with, in units of pixels 0..255; {whose}")
             lines += [f"    # {key}: {_flow(value)}" for key, value in usual.items()]
+        if self.as_good:
+            told = " or ".join(", ".join(f"{key} {_flow(value)}" for key, value in one.items()) for one in self.as_good)
+            lines.append(f"    # CHECK: {self.n_tried} items cannot tell these from {told}")
         return lines
 
     def _metric_lines(self) -> list[str]:

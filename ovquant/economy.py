@@ -40,11 +40,11 @@ class Economy:
 
     def words(self) -> str:
         """Return it as a line for people."""
-        parts = [
-            f"{self.n_models} models: {self.n_structures} different kernels timed",
-            f"{self.n_same} equal to an earlier one",
-            f"{self.n_stopped} stopped early, {self.items_saved:.0%} of validation items saved",
-        ]
+        parts = [f"{self.n_models} candidates run {self.n_structures} different sets of kernels, each timed once"]
+        if self.n_same:
+            parts.append(f"{self.n_same} models equal an earlier one and were not run")
+        if self.n_stopped:
+            parts.append(f"{self.n_stopped} were stopped early; {self.items_saved:.0%} of validation items saved")
         if self.n_screened:
             saved = "" if self.screened_s is None else f", about {self.screened_s:.0f} s saved"
             parts.append(f"{self.n_screened} accurate bias corrections screened out{saved}")

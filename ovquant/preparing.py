@@ -99,7 +99,7 @@ def check_job(job: Job, console: Console) -> dict[str, Any]:
         OvquantError: what a search would end with at its start.
     """
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
-        executor = ContainedExecutor(Path(folder), job.memory_limit)
+        executor = ContainedExecutor(Path(folder), job.memory_limit, tell=console.under_way)
         try:
             session = open_session(job, Path(folder), Path(job.output), executor)
             console.result(f"model: {Path(job.model).name} for target {session.target.name} on {session.device.where}")
@@ -130,8 +130,8 @@ def _tell(session: Session, outcomes: Sequence[Outcome], console: Console) -> di
     budget = session.job.budget
     within = "" if budget is None else f"; the budget is {budget:g} s"
     console.result(
-        f"A search of {n_trials} strategies takes about {estimate_s / 60:.0f} min, by what this one took{within}. "
-        "Accurate bias correction and large ignored scopes take longer."
+        f"A search of {n_trials} strategies takes about {estimate_s / 60:.0f} min, by what this one took on the machine as it is "
+        f"now{within}. Accurate bias correction and large ignored scopes take longer."
     )
     return {
         "n_genomes": session.space.n_genomes,

@@ -71,7 +71,7 @@ def trial_line(progress: Progress) -> str:
     mark = "best" if progress.best is not None and progress.best.number == trial.number else ""
     fit = "" if trial.role == "baseline" else verdict_of(trial)
     what = "" if trial.strategy is None else f"  {trial.strategy.describe()}"
-    return f"{head}  {measured(trial.outcome)}  {fit:10s} {mark:4s}{what}".rstrip()
+    return f"{head}  {measured(trial.outcome, is_baseline=trial.role == 'baseline')}  {fit:10s} {mark:4s}{what}".rstrip()
 
 
 def verdict_of(trial: Trial) -> str:
@@ -83,13 +83,14 @@ def verdict_of(trial: Trial) -> str:
     return "feasible" if trial.is_feasible else "infeasible"
 
 
-def measured(evaluation: Evaluation) -> str:
-    """Return what was measured of a model, for a line."""
+def measured(evaluation: Evaluation, *, is_baseline: bool = False) -> str:
+    """Return what was measured of a model, for a line; of the baseline, whose speed-up is 1, without that."""
     parts = [f"{result.name} {result.value:.4f}" for result in evaluation.metrics]
     parts.append(f"div {evaluation.divergence.value:.4g}")
     if evaluation.latency is not None:
         parts.append(f"{evaluation.latency.median_ms:.3f} ms")
-        parts.append(f"{evaluation.latency.speedup.value:.2f}x")
+        if not is_baseline:
+            parts.append(f"{evaluation.latency.speedup.value:.2f}x")
     if evaluation.raced is not None:
         parts.append(f"[{evaluation.n_items} of {evaluation.raced.n_items} items]")
     return "  ".join(parts)

@@ -69,8 +69,9 @@ class Trial:
         columns = self._columns()
         source = {**self._source, **({} if columns is None else {"labels": columns})}
         options, items = self._readable(source)
+        as_good: list[Options] = []
         try:
-            options, findings = self._recognized(source, options, items)
+            options, findings, as_good = self._recognized(source, options, items)
         except ModelError as error:
             findings = {None: Finding(task="unknown", remark=f"the float model cannot be run on the data: {first_line(error)}")}
         useful = {name: finding for name, finding in findings.items() if finding.metrics}
@@ -82,6 +83,7 @@ class Trial:
             preprocessing=options,
             findings=findings,
             n_tried=len(items.samples),
+            as_good=as_good,
             hints=[] if items.labels is not None else list(self._hints()),
         )
 
@@ -131,21 +133,24 @@ class Trial:
 
     def _recognized(
         self, source: Options, options: Options | None, items: _Items
-    ) -> tuple[Options | None, Mapping[str | None, Finding]]:
-        """Return what the items are for; of the usual means and scales of images, the one that does best by it."""
+    ) -> tuple[Options | None, Mapping[str | None, Finding], list[Options]]:
+        """Return what the items are for; of the usual means and scales of images the best by it, and its equals."""
         plain = _findings(items.labels, self._run(items.samples))
         if options is None or _goodness(plain) == float("-inf"):
-            return options, plain
+            return options, plain, []
         best, found = options, plain
+        tries: list[tuple[Options, float]] = []
         for usual in _USUAL:
             n_channels = 1 if options.get("channels") == "GRAY" else 3
             if any(len(values) not in {1, n_channels} for values in usual.values()):
                 continue
             other = {**options, **usual}
             tried = _findings(items.labels, self._run(self._read(source, other).samples))
+            tries.append((usual, _goodness(tried)))
             if _goodness(tried) > _goodness(found) + _GAIN:
                 best, found = other, tried
-        return best, found
+        equals = [usual for usual, value in tries if value >= _goodness(found) - _GAIN and {**options, **usual} != best]
+        return best, found, equals
 
     def _run(self, samples: Sequence[Sample]) -> dict[str, list[Array]]:
         if self._compiled is None:

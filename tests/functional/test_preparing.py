@@ -149,16 +149,20 @@ def test_vectors_of_length_one_without_labels_are_embeddings(run: Run, examples:
     assert (found["task"], [entry["name"] for entry in found["metrics"]]) == ("embedding", ["cosine"])
 
 
-def test_the_usual_mean_and_scale_that_do_best_are_taken(run: Run, tmp_path: Path) -> None:
-    """The network tells dark images from light ones, by their sign after the mean is taken off."""
-    weight = onnx.numpy_helper.from_array(np.array([[[[-1.0]]], [[[1.0]]]], np.float32), "w")
+def two_scores(weight: np.ndarray) -> None:
+    """Write `m.onnx`, which convolves grey images of 8x8 with a weight [2, 1, h, w] and gives the means of the two."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("ReduceMean", ["c"], ["y"], axes=[2, 3], keepdims=0),
     ]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 2]))]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weight, "w")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
+
+
+def test_the_usual_mean_and_scale_that_do_best_are_taken(run: Run, tmp_path: Path) -> None:
+    """The network tells dark images from light ones, by their sign after the mean is taken off."""
+    two_scores(np.array([[[[-1.0]]], [[[1.0]]]], np.float32))
     arrays = [np.full((8, 8), value + number, np.uint8) for value in (60, 200) for number in range(12)]
     for place, array in enumerate(arrays):
         folder = Path("images") / ("dark" if place < 12 else "light")
@@ -170,6 +174,19 @@ def test_the_usual_mean_and_scale_that_do_best_are_taken(run: Run, tmp_path: Pat
         options = load_job(Path(f"{data}.yaml"), {}).data.preprocessing
         assert (options.mean, options.scale, options.channels, options.resize) == ((127.5,), (127.5,), "GRAY", None)
         assert "# 1.0000" in told
+        assert "cannot tell" not in told
+
+
+def test_means_and_scales_that_do_as_well_are_told(run: Run, tmp_path: Path) -> None:
+    """The network compares the halves of an image, so that no mean or scale matters."""
+    left = np.repeat([1.0, -1.0], 4).astype(np.float32) * np.ones((8, 1), np.float32)
+    two_scores(np.stack([left, -left])[:, None])
+    images = np.full((24, 8, 8), 100, np.uint8)
+    images[:12, :, :4], images[12:, :, 4:] = 200, 200
+    np.savez("images.npz", x=images, y=np.repeat([0, 1], 12))
+    told = run("init", "m.onnx", "--data", "images.npz", "-o", "job.yaml").output
+    assert load_job(Path("job.yaml"), {}).data.preprocessing.scale is None
+    assert "# CHECK: 8 items cannot tell these from mean [0.0], scale [255.0] or mean [127.5], scale [127.5]" in told
 
 
 def test_nothing_is_overwritten_and_faults_are_told(run: Run, conv_case: tuple[Path, Path]) -> None:

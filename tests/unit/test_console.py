@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 from fakes.records import evaluation, latency
@@ -51,3 +52,28 @@ def test_what_a_terminal_would_obey_is_spelt_out(capsys: pytest.CaptureFixture[s
 
 def test_printable_text_is_left_as_it_is():
     assert printable("Größe 3 µs\n\tok") == "Größe 3 µs\n\tok"
+
+
+def test_what_takes_long_is_told_ever_more_rarely(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = Console()
+    told = []
+    for second in range(300):
+        now[0] = float(second)
+        console.under_way("calibrate", second + 5.0)
+        if "..." in capsys.readouterr().out:
+            told.append(second)
+    assert told == [30, 90, 210]
+    console.result("a line")
+    for second in range(300, 340):
+        now[0] = float(second)
+        console.under_way("calibrate", second + 5.0)
+    assert capsys.readouterr().out == "a line\n... collecting statistics of calibration items, for 5:34 so far\n"
+
+
+def test_a_quiet_console_does_not_tell_what_takes_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    console = Console(is_quiet=True)
+    monkeypatch.setattr(time, "monotonic", lambda: float("inf"))
+    console.under_way("calibrate", 100.0)
+    assert not capsys.readouterr().out

@@ -16,6 +16,7 @@ import pytest
 from fakes import faults
 
 from ovquant import contained
+from ovquant.console import _DOING
 from ovquant.contained import ContainedExecutor, Limits, _LostError
 from ovquant.errors import DataError, OutputError, OvquantError
 from ovquant.job import DataSpec, MetricSpec
@@ -208,3 +209,17 @@ def test_closing_ends_the_worker(bench: BenchSpec, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("longest_s", "expected"), [(None, 100.0), (0.5, 10.0), (3.0, 12.0)])
 def test_a_stage_may_take_longer_than_the_longest_one_seen(longest_s: float | None, expected: float) -> None:
     assert Limits(memory_bytes=1, first_s=100.0, factor=4.0, least_s=10.0).seconds(longest_s) == expected
+
+
+def test_what_is_under_way_is_told(bench: BenchSpec, tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    running = ContainedExecutor(tmp_path / "work", tell=lambda stage, seconds: told.append((stage, seconds)))
+    try:
+        running.open(bench)
+        running.submit([Task(bench=bench, subject=FIRST)])
+    finally:
+        running.close()
+    stages = {stage for stage, _ in told}
+    assert stages & {"open", "quantize", "build", "calibrate"}  # a quantization takes longer than from one look to the next
+    assert stages <= set(_DOING)
+    assert all(0 <= seconds < 120 for _, seconds in told)
