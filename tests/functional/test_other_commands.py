@@ -89,7 +89,13 @@ def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case:
     job = {"version": 1, "model": str(conv_case[0]), "data": str(conv_case[1])}
     Path("job.yaml").write_text(yaml.safe_dump(job))
     result = run("evaluate", "job.yaml", searched / "best" / "model.xml", "--metric", "accuracy", "--json")
-    for told in ("items/s [95 %]", "memory MB", "items/s: compiled for throughput,", f"baseline are {conv_case[0]}"):
+    for told in (
+        "items/s [95 %]",
+        "memory MB",
+        "items/s: compiled for throughput,",
+        f"baseline are {conv_case[0]}",
+        f"all 120 items of {conv_case[1]}",
+    ):
         assert told in result.stderr
     rows = json.loads(result.stdout)["rows"]
     assert [row["name"] for row in rows] == ["reference", "baseline", "model 2"]
