@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import small
@@ -33,6 +37,21 @@ def test_layers_of_a_quantized_model_run_on_integers(audited: tuple[Audit, Audit
     kernels = [audited[1].of(name) for name in ("stem", "depthwise", "pointwise")]
     assert all(kernel is not None and kernel.is_integer for kernel in kernels)
     assert audited[1].shares()["int8"] > 0
+
+
+def test_layers_and_precisions_are_those_that_benchmark_app_reports(tmp_path: Path) -> None:
+    model = runtime.read_model(small.conv_model(tmp_path / "model.onnx"))
+    quantized = quantization.quantize(model, Strategy(subset_size=8), SAMPLES, runtime.operations(model))
+    for name, one in (("float", model), ("int8", quantized)):
+        runtime.save_model(runtime.with_shapes(one, {"image": SAMPLES[0]["image"].shape}), tmp_path / f"{name}.xml")
+    script = Path(__file__).parents[1] / "benchmarks" / "audit_agreement.py"
+    models = [tmp_path / "float.xml", tmp_path / "int8.xml"]
+    command = [sys.executable, script, *models, "--rounds", "1", "--seconds", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("; 0 differ;") == 2
+    assert " 0 of them in 8 bits" in done.stdout.splitlines()[0]
+    assert " 0 of them in 8 bits" not in done.stdout.splitlines()[1]
 
 
 def test_shares_are_of_the_whole(audited: tuple[Audit, Audit]) -> None:
