@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import shutil
 import sqlite3
@@ -110,7 +111,7 @@ class Study:
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
         )
         self._asked: dict[int, optuna.Trial] = {}
-        with warnings.catch_warnings(), _storage_faults(), _uncollected():
+        with warnings.catch_warnings(), _storage_faults(), _many_at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._kept = optuna.load_study(study_name=_NAME, storage=_storage(path))
             self._sampler.population_size = self._kept.user_attrs.get(_POPULATION) or population
@@ -246,18 +247,24 @@ class Study:
 
 
 def _settled(study: optuna.Study) -> list[Trial]:
-    with _uncollected():
+    with _many_at_once():
         return [_trial(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Read many trials at once: Python would look for garbage among them again and again, which takes longer than to read."""
+def _many_at_once() -> Iterator[None]:
+    """Read many trials without what takes longer than to read them.
+
+    Python would look for garbage among them again and again, and Optuna decode the choices of a gene for every trial anew.
+    """
     was_enabled = gc.isenabled()
+    decode = optuna.distributions.json_to_distribution
     gc.disable()
+    optuna.distributions.json_to_distribution = functools.cache(decode)
     try:
         yield
     finally:
+        optuna.distributions.json_to_distribution = decode
         if was_enabled:
             gc.enable()
 
@@ -411,4 +418,8 @@ def _tables(path: Path, mode: str) -> set[str]:
 def _storage(path: Path) -> optuna.storages.RDBStorage:
     """Open a database, with patience: a viewer may hold it locked for a while."""
     url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _LOCKED_S}})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _LOCKED_S}})
+    # Optuna ends a session after every use: what was read need not be marked as out of date before.
+    storage.remove_session()
+    storage.scoped_session.configure(expire_on_commit=False)
+    return storage
