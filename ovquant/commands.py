@@ -16,7 +16,6 @@ from ovquant.cluster import ClusterExecutor
 from ovquant.console import Console
 from ovquant.contained import ContainedExecutor
 from ovquant.delivery import RESULT_FILE, TRIALS_FILE, package
-from ovquant.devices import resolve_device
 from ovquant.economy import economy
 from ovquant.environment import versions
 from ovquant.errors import (
@@ -39,7 +38,7 @@ from ovquant.progress import Standing, measured
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome, Subject, Trial
 from ovquant.report import writing
-from ovquant.session import JOB_FILE, STUDY_FILE, Session, open_session
+from ovquant.session import JOB_FILE, STUDY_FILE, Session, bench_of, open_session
 from ovquant.strategy import Strategy
 from ovquant.study import Study, read_trials
 from ovquant.targets import load_target
@@ -314,21 +313,9 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
     Raises:
         OvquantError: they cannot be measured together.
     """
-    target = load_target(job.target)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
-        device = resolve_device(target, job.device, job.address, Path(folder))
-        bench = BenchSpec(
-            model=job.model,
-            target=target,
-            device=device.here,
-            data=job.data,
-            seed=job.seed,
-            metrics=job.metrics,
-            output_kinds=dict(job.output_kinds),
-            model_dir=folder,
-            is_divided=False,
-            site=device.site,
-        )
+        device, divided = bench_of(job, Path(folder))
+        bench = dataclasses.replace(divided, is_divided=False)
         rows = _side_by_side(models, bench, console)
     notes = list(device.notes)
     if bench.site is not None:
@@ -341,7 +328,7 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
 
 
 def _side_by_side(models: Sequence[Path], bench: BenchSpec, console: Console) -> list[Row]:
-    console.info(f"Running {models[0]} on all items of {bench.data.path} ...")
+    console.info(f"Running {models[0]} and the others on all items of {bench.data.path} ...")
     workbench = open_bench(bench)
     if runtime.count_fake_quantize(workbench.model):
         raise ModelError(f"{bench.model}: is quantized; the first model must be the float one, the others are compared with it")
