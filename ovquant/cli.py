@@ -342,11 +342,14 @@ def export(
     trial: Annotated[int | None, typer.Option(help="Number of the trial, see trials.csv. [default: the winner]")] = None,
     pick: Annotated[Picked | None, typer.Option(help="Choose among the feasible trials.")] = None,
     layout: Annotated[
-        PackageLayout, typer.Option(help="IR directory, OpenVINO Model Server repository, zip.")
+        PackageLayout, typer.Option(help="IR directory, OpenVINO Model Server repository, Optimum Intel directory, zip.")
     ] = PackageLayout.IR,
     is_embedding: Annotated[
         bool, typer.Option("--embed-preprocessing", help="Let the model take u8 images [1, H, W, C].")
     ] = False,
+    config_from: Annotated[
+        Path | None, typer.Option(help="Folder of config.json and tokenizer, for the layout optimum. [default: the model's]")
+    ] = None,
     has_checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Put a few validation items in, for verify.")] = True,
     is_json: IsJson = False,
     is_debug: IsDebug = False,
@@ -356,7 +359,7 @@ def export(
     def run(console: Console) -> dict[str, Any]:
         from ovquant import delivery
 
-        form = delivery.Form(layout=layout.value, is_embedding=is_embedding, has_checks=has_checks)
+        form = delivery.Form(layout=layout.value, is_embedding=is_embedding, has_checks=has_checks, config_from=config_from)
         return delivery.export_trial(output, trial, None if pick is None else pick.value, directory, console, form)
 
     run_command(run, is_json=is_json, is_debug=is_debug)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ovquant.evaluation import open_bench
 from ovquant.executor import InProcessExecutor
 from ovquant.inference import CompiledModel
 from ovquant.job import load_job
-from ovquant.layouts import Layout, served_name
+from ovquant.layouts import Layout, hub_files, served_name
 from ovquant.progress import measured
 from ovquant.protocols import Array, Executor, Sample
 from ovquant.records import Failure, Trial, outcome_to_json
@@ -38,11 +38,29 @@ class Form:
         layout: see `ovquant.layouts`.
         is_embedding: pre-processing becomes part of the model.
         has_checks: a few items with their outputs go into the package.
+        config_from: folder with ``config.json``, for the layout ``optimum``; None takes that of the model.
     """
 
     layout: Layout = "ir"
     is_embedding: bool = False
     has_checks: bool = False
+    config_from: Path | None = None
+
+    def copied(self, model: Path) -> dict[str, bytes]:
+        """Return the files that go with a model as they are: name -> content.
+
+        Raises:
+            UsageError: they cannot be had, or do not go with the layout.
+        """
+        if self.layout != "optimum":
+            if self.config_from is not None:
+                raise UsageError(f"--config-from: is for --layout optimum, found {self.layout}")
+            return {}
+        if self.is_embedding:
+            raise UsageError(
+                "--embed-preprocessing: with --layout optimum, transformers' processors prepare the images; leave it out"
+            )
+        return hub_files(self.config_from or model.parent)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +87,7 @@ def package(
     *,
     is_ours: bool = False,
     form: Form | None = None,
+    copied: Mapping[str, bytes] | None = None,
 ) -> Packed:
     """Build a trial's model, check that it is the one that was measured, write its package."""
     form = form or Form()
@@ -121,6 +140,7 @@ def package(
         layout=form.layout,
         name=served_name(session.job.model),
         checks=checks if form.has_checks else None,
+        copied=copied,
     )
     return Packed(names=tuple(names), weights=manifest["weights"], embedded=manifest.get("embedded"))
 
@@ -193,10 +213,11 @@ def export_trial(
     if result is not None and trial.number == winner:
         extra = {"verdict": result["verdict"], "stop_reason": result["stop_reason"]}
     job = load_job(output / JOB_FILE, {})
+    copied = form.copied(Path(job.model))
     with tempfile.TemporaryDirectory(prefix="ovquant-") as models:
         executor = InProcessExecutor()
         session = open_session(job, Path(models), output, executor)
-        packed = package(session, executor, trial, directory, extra, form=form)
+        packed = package(session, executor, trial, directory, extra, form=form, copied=copied)
     for dry_run in session.device.notes:
         console.warn(dry_run)
     console.result(f"Trial {trial.number}: {measured(trial.evaluation)} (on validation items, during the search)")

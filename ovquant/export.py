@@ -9,14 +9,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ovquant import runtime
 from ovquant.checks import CHECKS_FILE, Checks
 from ovquant.errors import OutputError
-from ovquant.layouts import Layout, model_folder, server_config, zip_folder
+from ovquant.layouts import Layout, companions, model_file, zip_folder
 from ovquant.loading import MANIFEST
 from ovquant.recipe import Recipe
 from ovquant.records import Failure, Trial
@@ -63,6 +63,7 @@ def write_package(
     layout: Layout = "ir",
     name: str = "model",
     checks: Checks | None = None,
+    copied: Mapping[str, bytes] | None = None,
 ) -> list[str]:
     """Write model, weights, recipe and manifest into a new directory or zip file, and return the names of the files.
 
@@ -75,6 +76,7 @@ def write_package(
         layout: see `ovquant.layouts`.
         name: of the model, for servers.
         checks: items for others to check the model with.
+        copied: files that are put in as they are: name -> content.
 
     Raises:
         OutputError: something is there, or it cannot be written.
@@ -88,12 +90,12 @@ def write_package(
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}{PARTIAL}-", dir=directory.parent))
         partial.chmod(0o755)
         if layout == "zip":
-            names = _fill(partial / "files", model, recipe, manifest, layout, name, checks)
+            names = _fill(partial / "files", model, recipe, manifest, layout, name, checks, copied or {})
             zip_folder(partial / "files", partial / "package.zip")
             _move_new(partial / "package.zip", directory)
             shutil.rmtree(partial)
             return names
-        names = _fill(partial, model, recipe, manifest, layout, name, checks)
+        names = _fill(partial, model, recipe, manifest, layout, name, checks, copied or {})
         if directory.exists():
             shutil.rmtree(directory)
         partial.replace(directory)
@@ -121,18 +123,26 @@ def _move_new(source: Path, target: Path) -> None:
 
 
 def _fill(
-    folder: Path, model: Path, recipe: Recipe, manifest: dict[str, Any], layout: Layout, name: str, checks: Checks | None
+    folder: Path,
+    model: Path,
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    layout: Layout,
+    name: str,
+    checks: Checks | None,
+    copied: Mapping[str, bytes],
 ) -> list[str]:
     """Write the files of a package into an empty folder and return their names, the manifest last."""
-    place = model_folder(layout, name)
-    (folder / place).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(model, folder / place / "model.xml")
-    shutil.copyfile(model.with_suffix(".bin"), folder / place / "model.bin")
+    graph = model_file(layout, name)
+    weights = graph.with_suffix(".bin")
+    (folder / graph).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model, folder / graph)
+    shutil.copyfile(model.with_suffix(".bin"), folder / weights)
     (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-    names = [(place / "model.xml").as_posix(), (place / "model.bin").as_posix(), "recipe.yaml"]
-    if layout == "ovms":
-        (folder / "config.json").write_text(server_config(name, recipe.device, recipe.compile_properties), encoding="utf-8")
-        names.append("config.json")
+    names = [graph.as_posix(), weights.as_posix(), "recipe.yaml"]
+    for file, file_content in {**companions(layout, name, recipe.device, recipe.compile_properties), **copied}.items():
+        (folder / file).write_bytes(file_content)
+        names.append(file)
     if checks is not None:
         (folder / CHECKS_FILE).write_bytes(checks.to_bytes())
         names.append(CHECKS_FILE)

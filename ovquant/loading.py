@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NOTE = "ovquant"  # section of a model's rt_info
 DEVICE, PROPERTIES, PRECISION = "device", "compile_properties", "inference_precision"
 MANIFEST = "manifest.json"
+MODEL, OPTIMUM_MODEL = "model.xml", "openvino_model.xml"
 _OVMS = "config.json"
 _SINGLE = frozenset({"CPU", "GPU", "NPU"})
 
@@ -32,7 +33,7 @@ class Package:
         Raises:
             OutputError: there is no package.
         """
-        self.path = path.parent if path.name == "model.xml" else path
+        self.path = path.parent if path.name in (MODEL, OPTIMUM_MODEL) else path
         self._archive: zipfile.ZipFile | None = None
         if self.path.is_file():
             try:
@@ -83,15 +84,18 @@ class Package:
         return content
 
     def model_name(self) -> str:
-        """Return the graph's file: ``model.xml``, or that of the newest version of a model server's first model.
+        """Return the graph's file: ``model.xml``, Optimum's name for it, or that of the newest version of a server's first model.
 
         Raises:
             OutputError: there is none.
         """
-        if self.has("model.xml"):
-            return "model.xml"
+        for name in (MODEL, OPTIMUM_MODEL):
+            if self.has(name):
+                return name
         if not self.has(_OVMS):
-            raise OutputError(f"{self.path}: holds neither model.xml nor {_OVMS}; is it what ovquant export wrote?")
+            raise OutputError(
+                f"{self.path}: holds neither {MODEL} nor {OPTIMUM_MODEL} nor {_OVMS}; is it what ovquant export wrote?"
+            )
         content = self.read_json(_OVMS)
         try:
             base = PurePosixPath(str(content["model_config_list"][0]["config"]["base_path"]))

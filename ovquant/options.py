@@ -35,6 +35,7 @@ class PackageLayout(StrEnum):
 
     IR = "ir"
     OVMS = "ovms"
+    OPTIMUM = "optimum"
     ZIP = "zip"
 
 

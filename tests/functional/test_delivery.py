@@ -23,9 +23,11 @@ from ovquant.targets import MeasurementPlan
 def packages(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return layout -> package of the winner; treat them as read-only."""
     root = tmp_path_factory.mktemp("packages")
-    made = {"ir": root / "ir", "ovms": root / "ovms", "zip": root / "p.zip"}
+    made = {"ir": root / "ir", "ovms": root / "ovms", "optimum": root / "optimum", "zip": root / "p.zip"}
+    (root / "config.json").write_text('{"model_type": "bert"}')
     for layout, path in made.items():
-        result = CliRunner().invoke(app, ["export", str(searched), "--layout", layout, "-o", str(path)])
+        more = ["--config-from", str(root)] if layout == "optimum" else []
+        result = CliRunner().invoke(app, ["export", str(searched), "--layout", layout, "-o", str(path), *more])
         assert result.exit_code == 0, result.output
     return made
 
@@ -36,7 +38,7 @@ def package(packages: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(packages["ir"], tmp_path / "package"))
 
 
-@pytest.mark.parametrize("layout", ["ir", "ovms", "zip"])
+@pytest.mark.parametrize("layout", ["ir", "ovms", "optimum", "zip"])
 def test_the_winner_is_exported_loaded_and_verified(run: Run, packages: dict[str, Path], searched: Path, layout: str) -> None:
     package = packages[layout]
     result = json.loads(run("verify", package, "--json").stdout)
@@ -93,6 +95,14 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(run: Run, searched: P
     assert "ends in .zip" in run("export", searched, "--layout", "zip", "-o", "dir", code=2).output
     assert "not both" in run("export", searched, "--trial", 1, "--pick", "knee", "-o", "dir", code=2).output
     assert [path.name for path in Path().iterdir()] == ["mine.zip"]
+
+
+def test_optimum_needs_the_configuration_of_the_model(run: Run, searched: Path, conv_case: tuple[Path, Path]) -> None:
+    optimum = ("export", searched, "--layout", "optimum", "-o", "new")
+    assert f"{conv_case[0].parent / 'config.json'}: is not there" in " ".join(run(*optimum, code=2).output.split())
+    assert "leave it out" in run(*optimum, "--embed-preprocessing", "--config-from", ".", code=2).output
+    assert "is for --layout optimum" in run("export", searched, "--config-from", ".", "-o", "new", code=2).output
+    assert not Path("new").exists()
 
 
 def test_an_unfinished_search_has_no_winner_to_export(run: Run, searched_copy: Path) -> None:

@@ -30,12 +30,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for version in ("1", "2", "10", "x"):
         runtime.save_model(model, root / "ovms" / "m" / version / "model.xml", "f32")
     (root / "ovms" / "config.json").write_text(layouts.server_config("m", "CPU", PROPERTIES))
+    runtime.save_model(model, root / "optimum" / "openvino_model.xml", "f32")
+    (root / "optimum" / "config.json").write_text('{"model_type": "bert"}')
     layouts.zip_folder(root / "ir", root / "ir.zip")
     layouts.zip_folder(root / "ovms", root / "ovms.zip")
-    return {path.name: path for path in (root / "ir", root / "ovms", root / "ir.zip", root / "ovms.zip")}
+    return {path.name: path for path in (root / name for name in ("ir", "ovms", "optimum", "ir.zip", "ovms.zip"))}
 
 
-@pytest.mark.parametrize("layout", ["ir", "ovms", "ir.zip", "ovms.zip"])
+@pytest.mark.parametrize("layout", ["ir", "ovms", "optimum", "ir.zip", "ovms.zip"])
 def test_every_layout_loads_with_the_properties_that_it_was_measured_with(packages: dict[str, Path], layout: str) -> None:
     compiled = ovquant.load(packages[layout])
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
@@ -52,7 +54,8 @@ def test_the_newest_version_of_a_repository_counts(packages: dict[str, Path]) ->
 
 def test_properties_and_device_of_the_caller_go_first(packages: dict[str, Path]) -> None:
     assert ovquant.load(packages["ir"], "CPU", {"INFERENCE_NUM_THREADS": 2}).get_property("INFERENCE_NUM_THREADS") == 2
-    assert ovquant.load(packages["ir"] / "model.xml").get_property("INFERENCE_NUM_THREADS") == 1
+    for model in (packages["ir"] / "model.xml", packages["optimum"] / "openvino_model.xml"):
+        assert ovquant.load(model).get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_a_package_of_before_keeps_its_precision(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_loading_needs_openvino_and_numpy_only(packages: dict[str, Path], tmp_pa
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == ["1"] * 4 + ["['ovquant', 'ovquant.errors', 'ovquant.loading']"]
+    assert done.stdout.split("\n")[:-1] == ["1"] * len(packages) + ["['ovquant', 'ovquant.errors', 'ovquant.loading']"]
 
 
 def test_a_device_that_is_not_here_is_an_error_that_names_those_that_are(tmp_path: Path, packages: dict[str, Path]) -> None:
@@ -103,7 +106,7 @@ def test_a_property_that_the_device_lacks_is_an_error_of_the_model(packages: dic
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({}, r"holds neither model.xml nor config.json"),
+        ({}, r"holds neither model.xml nor openvino_model.xml nor config.json"),
         ({"config.json": "{}"}, "config.json names no model"),
         ({"config.json": "[1]"}, "config.json is no JSON mapping"),
         ({"config.json": "{"}, "config.json is no JSON"),
@@ -191,4 +194,4 @@ def test_the_configuration_of_a_model_server_keeps_to_its_schema(name: str) -> N
         assert isinstance(value, OVMS_TYPES[key])
     assert not Path(entry["config"]["base_path"]).is_absolute()
     assert entry["config"]["plugin_config"] == PROPERTIES
-    assert layouts.model_folder("ovms", served) == Path(served) / "1"  # versions are positive whole numbers
+    assert layouts.model_file("ovms", served) == Path(served) / "1" / "model.xml"  # versions are positive whole numbers
