@@ -19,8 +19,8 @@ from ovquant.job import Job, load_job
 from ovquant.loop import Listener, Progress
 from ovquant.options import job_of
 from ovquant.records import Trial
-from ovquant.session import JOB_FILE, STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.session import JOB_FILE
+from ovquant.study import STUDY_FILE, read_trials
 from ovquant.verdict import Row, Verdict
 
 

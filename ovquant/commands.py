@@ -38,9 +38,9 @@ from ovquant.progress import Standing, measured
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome, Subject, Trial
 from ovquant.report import writing
-from ovquant.session import JOB_FILE, STUDY_FILE, Session, bench_of, open_session
+from ovquant.session import JOB_FILE, Session, bench_of, open_session
 from ovquant.strategy import Strategy
-from ovquant.study import Study, read_trials
+from ovquant.study import STUDY_FILE, Study, read_trials
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.turns import SystemClock

@@ -31,7 +31,6 @@ from ovquant.tasks import Bench, BenchSpec
 # Where data lies, which does not matter as long as its contents are the same.
 _PLACES = {"path", "calibration", "holdout", "annotations", "masks"}
 
-STUDY_FILE = "study.db"
 JOB_FILE = "job.yaml"
 TARGET_FILE = "target.yaml"
 INSPECTION_FILE = "inspection.json"

@@ -40,6 +40,7 @@ from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+STUDY_FILE = "study.db"
 _NAME = "ovquant"
 _FINGERPRINT = "fingerprint"
 _POPULATION = "population"

@@ -28,8 +28,8 @@ from ovquant.errors import (
 from ovquant.job import Job, with_absolute_paths
 from ovquant.log import log, logging_to
 from ovquant.records import Failure, Trial
-from ovquant.session import INSPECTION_FILE, JOB_FILE, STUDY_FILE, TARGET_FILE, Session, inspected_on
-from ovquant.study import Study, read_fingerprint
+from ovquant.session import INSPECTION_FILE, JOB_FILE, TARGET_FILE, Session, inspected_on
+from ovquant.study import STUDY_FILE, Study, read_fingerprint
 from ovquant.targets import to_yaml
 
 LOG_FILE = "log.jsonl"

@@ -28,8 +28,7 @@ from ovquant import commands
 from ovquant.console import Console
 from ovquant.job import load_job
 from ovquant.records import Trial
-from ovquant.session import STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.study import STUDY_FILE, read_trials
 
 JOB = Path(__file__).parents[2] / "examples" / "digits" / "job.yaml"
 

@@ -24,8 +24,7 @@ import psutil
 import yaml
 from scipy import stats
 
-from ovquant.session import STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.study import STUDY_FILE, read_trials
 
 ROOT = Path(__file__).parents[2]
 N_BLOCKS = 10  # of the second half

@@ -26,8 +26,7 @@ from ovquant.job import Job
 from ovquant.loop import Progress
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Trial
-from ovquant.session import STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.study import STUDY_FILE, read_trials
 
 clusters = pytest.importorskip("clusters")
 RESOURCE = {"ovquant-target-cpu": 1}

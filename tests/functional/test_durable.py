@@ -22,8 +22,7 @@ from conftest import Run
 
 from ovquant import study, workplace
 from ovquant.records import Evaluation
-from ovquant.session import STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.study import STUDY_FILE, read_trials
 
 OUTPUT = 7
 METRIC = """

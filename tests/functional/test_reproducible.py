@@ -13,8 +13,7 @@ from ovquant import commands
 from ovquant.console import Console
 from ovquant.job import Job
 from ovquant.records import Trial
-from ovquant.session import STUDY_FILE
-from ovquant.study import read_trials
+from ovquant.study import STUDY_FILE, read_trials
 
 
 @pytest.fixture
