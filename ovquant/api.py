@@ -130,7 +130,7 @@ def search(
         label_fn: from what `data` yields to its label.
         n_items: of `data` that are used at most, the first ones.
         example_input: for tracing, where the first item will not do.
-        options: as in the job file: ``target``, ``metrics``, ``max_trials``, ``budget``, ``output`` ...
+        options: as in the job file: ``target``, ``metrics``, ``recipes``, ``max_trials``, ``budget``, ``output`` ...
 
     Raises:
         OvquantError: as the command, whose exit code it carries.

@@ -36,6 +36,7 @@ from ovquant.options import (
     Metrics,
     PackageLayout,
     Picked,
+    Recipes,
     RemotePython,
     ReportFormat,
     Resize,
@@ -71,6 +72,7 @@ def search(
     max_drop: MaxDrop = None,
     max_divergence: Annotated[float | None, typer.Option(help="Largest divergence from the float model.")] = None,
     fitness: Annotated[Fitness | None, typer.Option(help="What is optimized. [default: pareto]")] = None,
+    recipe: Recipes = None,
     budget: Budget = None,
     max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most. [default: 40 without a budget]")] = None,
     population: Annotated[
@@ -130,6 +132,7 @@ def search(
         "memory_limit": memory_limit,
         "population": population,
         "seed": seed,
+        "recipes": recipe,
         "output": output,
         "device": device,
         "measure_on": measure_on,

@@ -173,6 +173,9 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         f"at most {session.job.max_trials or 'unlimited'} strategies"
         + ("" if session.job.budget is None else f" or {session.job.budget:g} s")
     )
+    if session.recipes:
+        names = ", ".join(f"{name} ({space.code_from_genome(genome)})" for genome, name in session.recipes.items())
+        console.info(f"recipes, tried after NNCF's default: {names}")
     if session.inspected is not None:
         console.info(f"sensitivity: {shown.ranking_line(session.inspected.ranking)}")
     for note in (*space.notes, *session.device.notes):

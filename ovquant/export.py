@@ -155,9 +155,9 @@ def _fill(
 
 _STRATEGY_COLUMNS = [field.name for field in dataclasses.fields(Strategy)]
 _COLUMNS = [
-    "trial", "role", "generation", "parents", "code", "bits", "digest", "feasible", "violation", "fitness", "divergence",
-    "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "speedup", "size_bytes", "fake_quantizes",
-    "seconds", "items", "stopped", "same_as", "structure", "failure",
+    "trial", "role", "generation", "parents", "recipe", "code", "bits", "digest", "feasible", "violation", "fitness",
+    "divergence", "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "speedup", "size_bytes",
+    "fake_quantizes", "seconds", "items", "stopped", "same_as", "structure", "failure",
 ]  # fmt: skip
 
 
@@ -188,6 +188,7 @@ def _csv_row(trial: Trial, space: SearchSpace | None) -> dict[str, Any]:
         "role": trial.role,
         "generation": trial.generation,
         "parents": " ".join(map(str, trial.parents)),
+        "recipe": trial.recipe,
         "code": trial.code,
         "feasible": trial.is_feasible,
         "violation": trial.violation,

@@ -132,11 +132,11 @@ def seed_member(
     Returns:
         None if the space holds nothing that was not tried.
     """
-    fresh_seed = _first_fresh(seeds, breeding)
+    fresh_seed = first_fresh(seeds, breeding)
     if fresh_seed is not None:
         return fresh_seed
     if seeds and len(breeding.known) % 2 == 0:
-        child = _first_fresh(neighbours, breeding) or _near(seeds, breeding, rng)
+        child = first_fresh(neighbours, breeding) or _near(seeds, breeding, rng)
         if child is not None:
             return child
     drawn = [breeding.canonical(random_genome(breeding.sizes, rng)) for _ in range(_MAX_TRIES)]
@@ -147,7 +147,8 @@ def seed_member(
     return Child(genome=fresh[int(np.argmax(nearest(fresh, breeding.known)))])
 
 
-def _first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:
+def first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:
+    """Return the first of these genomes that was not tried; None if all were."""
     canonical = (breeding.canonical(genome) for genome in genomes)
     return next((Child(genome=genome) for genome in canonical if genome not in breeding.known), None)
 

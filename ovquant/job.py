@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_va
 from ovquant.address import Address, parse_address
 from ovquant.configfile import FileModel, read_yaml, validate
 from ovquant.errors import ConfigError, UsageError
+from ovquant.strategy import StrategySpec
 
 OutputKind: TypeAlias = Literal["logits", "probabilities", "values"]
 Fitness: TypeAlias = Literal["pareto", "accuracy", "divergence", "weighted"]
@@ -252,10 +253,28 @@ class StopAt(FileModel):
         return self
 
 
+class RecipeSource(FileModel):
+    """What an earlier search found.
+
+    Attributes:
+        name: recipe file, package, or output directory of a search; with a strategy, what it is called.
+        strategy: that is in it. A search keeps it in its own job, so that it goes on without the file.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    strategy: StrategySpec | None = None
+
+
+def _as_recipes(value: Any) -> Any:
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return [{"name": str(item)} if isinstance(item, str | Path) else item for item in values]
+
+
 class Job(FileModel):
     """Everything a search needs. See the README for a commented example.
 
     Attributes:
+        recipes: of earlier searches, which this one begins with.
         measure_on: address of the machine that latency is measured on, see `ovquant.address`; None is this one.
         remote_python: Python there that has OpenVINO; goes over that of the address.
         cluster: address of a Dask scheduler whose workers evaluate the candidates, or its scheduler file (``.json``); None
@@ -274,6 +293,7 @@ class Job(FileModel):
     max_divergence: Annotated[float, Field(ge=0, strict=True)] | None = None
     output_kinds: dict[str, OutputKind] = Field(default_factory=dict)
     objective: Objective = Objective()
+    recipes: Annotated[tuple[RecipeSource, ...], BeforeValidator(_as_recipes)] = ()
     stop_at: StopAt | None = None
     budget: Seconds | None = None
     max_trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
@@ -323,7 +343,8 @@ class Job(FileModel):
 
 
 DEFAULT_MAX_TRIALS = 40
-_PATH_KEYS = ("model", "output")
+# Keys that hold paths, and how these end where the key may hold something else.
+_PATH_KEYS = {"model": ("",), "output": ("",), "cluster": (".json",), "target": (".yaml", ".yml")}
 _SOURCE_PATHS = ("path", "annotations", "masks")
 
 
@@ -382,24 +403,18 @@ def split_entry(text: str) -> tuple[Path, str] | None:
 def _anchor(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the relative paths of a job file absolute; faults of type are left for validation."""
     anchored = dict(content)
-    for key in _PATH_KEYS:
-        if isinstance(anchored.get(key), str):
+    for key, endings in _PATH_KEYS.items():
+        if isinstance(anchored.get(key), str) and anchored[key].endswith(endings):
             anchored[key] = _absolute(anchored[key], folder)
-    cluster = anchored.get("cluster")
-    if isinstance(cluster, str) and cluster.endswith(".json"):
-        anchored["cluster"] = _absolute(cluster, folder)
-    target = anchored.get("target")
-    if isinstance(target, str) and target.endswith((".yaml", ".yml")):
-        anchored["target"] = _absolute(target, folder)
     if "data" in anchored:
         anchored["data"] = _anchor_source(anchored["data"], folder)
     if isinstance(anchored.get("data"), dict):
         for role in ("calibration", "holdout"):
             if role in anchored["data"]:
                 anchored["data"][role] = _anchor_source(anchored["data"][role], folder)
-    metrics = anchored.get("metrics")
-    if metrics is not None:
-        anchored["metrics"] = [_anchor_metric(metric, folder) for metric in _as_metrics(metrics)]
+    for key, listed, anchor in (("metrics", _as_metrics, _anchor_metric), ("recipes", _as_recipes, _anchor_recipe)):
+        if anchored.get(key) is not None:
+            anchored[key] = [anchor(entry, folder) for entry in listed(anchored[key])]
     return anchored
 
 
@@ -416,6 +431,11 @@ def _anchor_metric(metric: Any, folder: Path) -> Any:
         entries = [key for key in ("name", "decode") if isinstance(metric.get(key), str) and split_entry(metric[key])]
         return {**metric, **{key: _absolute(metric[key], folder) for key in entries}}
     return metric
+
+
+def _anchor_recipe(recipe: Any, folder: Path) -> Any:
+    is_file = isinstance(recipe, dict) and isinstance(recipe.get("name"), str) and recipe.get("strategy") is None
+    return {**recipe, "name": _absolute(recipe["name"], folder)} if is_file else recipe
 
 
 def _absolute(text: str, folder: Path) -> str:

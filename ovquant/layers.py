@@ -48,11 +48,16 @@ class ScopeGenes:
 
     def settled(self, choice: int, bits: Sequence[int]) -> tuple[int, tuple[int, ...]]:
         """Return the canonical choice and bits that select the same: the first choice, and no bit that it needs not."""
-        selected = self.chosen[choice] | {name for name, bit in zip(self.names, bits, strict=True) if bit}
+        found = self.holding(self.chosen[choice] | {name for name, bit in zip(self.names, bits, strict=True) if bit})
+        assert found is not None, "a choice selects no more than itself"
+        return found
+
+    def holding(self, selected: frozenset[str]) -> tuple[int, tuple[int, ...]] | None:
+        """Return the canonical choice and bits that select these operations; None where none do."""
         for index, held in enumerate(self.chosen):
             if held <= selected <= held | set(self.names):
                 return index, tuple(int(name in selected - held) for name in self.names)
-        raise AssertionError("a choice selects no more than itself")
+        return None
 
     def selector(self, choice: int, bits: Sequence[int]) -> ScopeSelector:
         """Return the selector of the canonical choice and bits that select the same."""

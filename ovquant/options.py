@@ -76,6 +76,12 @@ Cluster = Annotated[
         "--cluster", help="Evaluate on the workers of a Dask scheduler: tcp://host:port, or its scheduler file. [default: here]"
     ),
 ]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe", help="recipe.yaml, or output directory, of an earlier search, whose strategies are tried first. Repeatable."
+    ),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

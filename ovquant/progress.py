@@ -70,7 +70,7 @@ def trial_line(progress: Progress) -> str:
         return f"{head}  FAILED at {trial.outcome.stage}: {trial.outcome.message}"
     mark = "best" if progress.best is not None and progress.best.number == trial.number else ""
     fit = "" if trial.role == "baseline" else verdict_of(trial)
-    what = "" if trial.strategy is None else f"  {trial.strategy.describe()}"
+    what = "" if trial.strategy is None else f"  {trial.description}"
     return f"{head}  {measured(trial.outcome, is_baseline=trial.role == 'baseline')}  {fit:10s} {mark:4s}{what}".rstrip()
 
 

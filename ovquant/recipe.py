@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,48 +12,14 @@ from pydantic import Field
 
 from ovquant.configfile import FileModel
 from ovquant.datasets.readers import Part
+from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, Labels, Preprocessing
 from ovquant.operations import Operation, computed
 from ovquant.places import places
-from ovquant.scopes import resolve
+from ovquant.scopes import misses, resolve
 from ovquant.selectors import ScopeSelector
-from ovquant.strategy import (
-    InferencePrecision,
-    ModelType,
-    NncfTargetDevice,
-    OverflowFix,
-    Preset,
-    PropagationRule,
-    RangeEstimator,
-    Strategy,
-    WeightsRangeEstimator,
-)
+from ovquant.strategy import Strategy, StrategySpec
 from ovquant.targets import Target
-
-
-class StrategySpec(FileModel):
-    """A `Strategy` as a file holds it."""
-
-    preset: Preset | None = None
-    model_type: ModelType | None = None
-    subset_size: Annotated[int, Field(ge=1)]
-    fast_bias_correction: bool = True
-    disable_bias_correction: bool = False
-    ignored_scope: ScopeSelector = ScopeSelector()
-    overflow_fix: OverflowFix | None = None
-    activations_range_estimator: RangeEstimator | None = None
-    weights_range_estimator: WeightsRangeEstimator | None = None
-    activations_per_channel: Literal[False] | None = None
-    disable_channel_alignment: bool = True
-    quantizer_propagation_rule: PropagationRule | None = None
-    smooth_quant_alpha_matmul: Annotated[float, Field(ge=-1, le=1)]
-    smooth_quant_alpha_convolution: Annotated[float, Field(ge=-1, le=1)]
-    inference_precision: InferencePrecision
-    target_device: NncfTargetDevice
-
-    def strategy(self) -> Strategy:
-        """Return the strategy."""
-        return Strategy(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class CalibrationSpec(FileModel):
@@ -176,18 +143,44 @@ def differences(was: Made, now: Made) -> list[str]:
     return found
 
 
-def by_places(recipe: Recipe, operations: Sequence[Operation]) -> ScopeSelector | None:
-    """Return what selects in another model the operations that a recipe's strategy left in float; None if that is not certain.
+def fitted(strategy: Strategy, made: Made | None, operations: Sequence[Operation], where: str) -> tuple[Strategy, str | None]:
+    """Return a strategy for another model than the one that it was found on, and what must be said of it.
+
+    Layers that have other names there are found by their places.
+
+    Args:
+        strategy: of a recipe.
+        made: what it was found with; None where that is not known.
+        operations: of the model.
+        where: the strategy's ignored scope is, for messages.
+
+    Raises:
+        ConfigError: part of what it leaves in float is not in this model, and would be quantized without a word.
+    """
+    missed = misses(strategy.ignored_scope, operations)
+    if not missed:
+        return strategy, None
+    selector = None if made is None else by_places(strategy, made, operations)
+    if selector is None or any(miss.field not in {"names", "patterns"} for miss in missed):
+        told = "\n".join(f"{where}: {miss}" for miss in missed)
+        raise ConfigError(f"{told}\nName what is to stay in float in this model, or take the entry out: it would be quantized.")
+    others = ", ".join(miss.entry for miss in missed)
+    note = f"nothing in this model is named {others}: what stays in float is found by the places that the recipe recorded"
+    return dataclasses.replace(strategy, ignored_scope=selector), note
+
+
+def by_places(strategy: Strategy, was: Made, operations: Sequence[Operation]) -> ScopeSelector | None:
+    """Return what selects in another model the operations that a strategy left in float; None if that is not certain.
 
     It is, if the strategy is the one that was found, and there are as many operations of the types in question as there were:
     then a place is that of the same layer.
 
     Args:
-        recipe: with names or patterns that the model does not have.
+        strategy: with names or patterns that the model does not have.
+        was: what it was found with.
         operations: of the model.
     """
-    was = recipe.made
-    if not was.left_in_float or was.strategy_digest != recipe.strategy.strategy().digest:
+    if not was.left_in_float or was.strategy_digest != strategy.digest:
         return None
     found, counts = places(tuple(operations)), count_types(operations)
     types = {operation.name: operation.type for operation in operations}

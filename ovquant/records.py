@@ -278,6 +278,7 @@ class Trial:
         objectives: minimized; None for a failure.
         violation: sum of the constraints' violations, each as a multiple of its limit; 0 is feasible.
         fitness: None in pareto mode and for a failure.
+        recipe: of an earlier search that the strategy comes from, None for all others.
     """
 
     number: int
@@ -290,6 +291,14 @@ class Trial:
     objectives: tuple[float, ...] | None
     violation: float | None
     fitness: float | None
+    recipe: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        if self.strategy is None:
+            return "float model"
+        return self.strategy.describe() + ("" if self.recipe is None else f" (from {self.recipe})")
 
     @property
     def is_feasible(self) -> bool:

@@ -15,16 +15,15 @@ from ovquant.console import Console
 from ovquant.datasets.readers import Part, open_source
 from ovquant.devices import Device, resolve_device
 from ovquant.environment import versions
-from ovquant.errors import ConfigError, DataError, ModelError, RefutedError, UsageError, first_line
+from ovquant.errors import DataError, ModelError, RefutedError, UsageError, first_line
 from ovquant.evaluation import Workbench
 from ovquant.job import DataSpec, Job
 from ovquant.objectives import Rules
-from ovquant.operations import Operation
 from ovquant.protocols import Dataset, Sample
-from ovquant.recipe import CalibrationSpec, Made, Recipe, StrategySpec, by_places, differences, made
+from ovquant.recipe import CalibrationSpec, Made, Recipe, differences, fitted, made
 from ovquant.records import Evaluation, ModelFile, outcome_to_json
-from ovquant.scopes import misses, resolve
-from ovquant.strategy import Strategy
+from ovquant.scopes import resolve
+from ovquant.strategy import Strategy, StrategySpec
 from ovquant.targets import Target
 from ovquant.tasks import BenchSpec, Task
 from ovquant.verdict import Judgement, judge
@@ -112,7 +111,9 @@ def quantize(
     float_model = runtime.read_model(model)
     runtime.require_quantizable(float_model, model)
     operations = runtime.operations(float_model)
-    strategy = _fitted(recipe, operations, f"{recipe_path}: strategy.ignored_scope", model, console)
+    strategy, note = fitted(recipe.strategy.strategy(), recipe.made, operations, f"{recipe_path}: strategy.ignored_scope")
+    if note is not None:
+        console.warn(f"{model}: {note}")
     ignored = resolve(strategy.ignored_scope, operations)
     samples, items = _calibration_samples(recipe.calibration, data, annotations, runtime.input_infos(float_model), console)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
@@ -195,25 +196,6 @@ _WORDS: dict[Judgement, str] = {
     "refuted": "broken: refuted",
     "no limit": "none",
 }
-
-
-def _fitted(recipe: Recipe, operations: Sequence[Operation], where: str, model: Path, console: Console) -> Strategy:
-    """Return a recipe's strategy for this model: layers that have other names here are found by their places.
-
-    Raises:
-        ConfigError: part of what it leaves in float is not in this model, and would be quantized without a word.
-    """
-    strategy = recipe.strategy.strategy()
-    missed = misses(strategy.ignored_scope, operations)
-    if not missed:
-        return strategy
-    selector = by_places(recipe, operations)
-    if selector is None or any(miss.field not in {"names", "patterns"} for miss in missed):
-        told = "\n".join(f"{where}: {miss}" for miss in missed)
-        raise ConfigError(f"{told}\nName what is to stay in float in {model}, or take the entry out: it would be quantized.")
-    others = ", ".join(miss.entry for miss in missed)
-    console.warn(f"{model} has nothing named {others}: what stays in float is found by the places that the recipe recorded")
-    return dataclasses.replace(strategy, ignored_scope=selector)
 
 
 def _calibration_samples(

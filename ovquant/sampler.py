@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ovquant import pareto
-from ovquant.genetic import Breeding, Child, breed, litter, seed_member
+from ovquant.genetic import Breeding, Child, breed, first_fresh, litter, seed_member
 from ovquant.space import Genome, SearchSpace
 from ovquant.surrogate import Surrogate, learn
 
@@ -74,7 +74,7 @@ class GeneticSampler(BaseGASampler):
 
         Args:
             space: where genomes come from.
-            seeds: first members of the first generation.
+            seeds: proposed first, in the first generation as far as it has room.
             neighbours: near them, tried next.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
@@ -119,7 +119,8 @@ class GeneticSampler(BaseGASampler):
             child, parents = seed_member(self._seeds, breeding, rng, self._neighbours), []
         else:
             brood = self._brood_of(study, generation, settled)
-            child = brood.best(breeding, rng)
+            # Seeds that the first generation had no room for: recipes may be many, and generations of short searches are small.
+            child = first_fresh(self._seeds, breeding) or brood.best(breeding, rng)
             parents = [brood.parents[position] for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")

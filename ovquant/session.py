@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovquant import inspection, runtime
+from ovquant import inspection, runtime, seeding
 from ovquant.cluster import ClusterExecutor
 from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
@@ -22,7 +22,7 @@ from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.recipe import Recipe, made, recipe_from
 from ovquant.runtime import file_sha256, model_sha256
-from ovquant.space import Genome, SearchSpace, build_space, nncf_default
+from ovquant.space import Genome, SearchSpace, nncf_default
 from ovquant.strategy import Strategy
 from ovquant.study import Study
 from ovquant.targets import Target, load_target
@@ -49,6 +49,7 @@ class Session:
         rules: objectives and constraints.
         default: NNCF's default strategy here.
         seeds: genomes that the first generation begins with.
+        recipes: those of them that earlier searches found, and where each comes from.
         opened: what there is to know of model and data.
         is_default_in_space: whether the target allows `default`.
         inspected: which layers may be better off in float, where the target asks for genes of layers.
@@ -63,6 +64,7 @@ class Session:
     rules: Rules
     default: Strategy
     seeds: tuple[Genome, ...]
+    recipes: dict[Genome, str]
     is_default_in_space: bool
     inspected: Inspection | None
 
@@ -92,6 +94,7 @@ class Session:
             rules=self.rules,
             space=self.space,
             seeds=self.seeds,
+            recipes=self.recipes,
             neighbours=self._neighbours() if self.is_default_in_space else [],
             seed=self.job.seed,
             population=self.job.population_size,
@@ -122,6 +125,7 @@ class Session:
             "output_kinds": dict(job.output_kinds),
             "objective": job.objective.model_dump(mode="json"),
             "population": job.population,
+            "recipes": [source.strategy.model_dump(mode="json") for source in job.recipes if source.strategy] or None,
             "seed": job.seed,
             "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
             "measured on": self.measured_on,
@@ -179,6 +183,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
     Raises:
         OvquantError: anything that would make the search pointless.
     """
+    found = seeding.known(job.recipes)
     device, bench = bench_of(job, model_dir, executor)
     opened, target = executor.open(bench), bench.target
     facts, inspected = opened.facts, None
@@ -186,11 +191,12 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
         kept = inspection.stored(output / INSPECTION_FILE, inspected_on(bench, opened))
         inspected = kept or executor.inspect(bench)
         facts = dataclasses.replace(facts, layers=inspected.promising())
-    space = build_space(target, facts)
-    default = nncf_default(target, facts)
-    seeds, is_default_in_space = _seeds(space, [default, nncf_default(target, facts, model_type="transformer")])
+    warm = seeding.warm_start(found, target, facts)
+    space, default = warm.space, nncf_default(target, facts)
+    first, is_default_in_space = _held(space, default)
+    transformer, _ = _held(space, nncf_default(target, facts, model_type="transformer"))
     return Session(
-        job=job,
+        job=job.model_copy(update={"recipes": warm.sources}),
         target=target,
         device=device,
         bench=bench,
@@ -203,7 +209,8 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
             max_divergence=job.max_divergence,
         ),
         default=default,
-        seeds=seeds,
+        seeds=(*first, *warm.seeds, *transformer),
+        recipes=warm.seeds,
         is_default_in_space=is_default_in_space,
         inspected=inspected,
     )
@@ -268,12 +275,9 @@ def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
     }
 
 
-def _seeds(space: SearchSpace, strategies: list[Strategy]) -> tuple[tuple[Genome, ...], bool]:
-    """Return the genomes of the strategies that the space holds, and whether the first one is among them."""
-    genomes: list[Genome | None] = []
-    for strategy in strategies:
-        try:
-            genomes.append(space.genome_from_strategy(strategy))
-        except ValueError:
-            genomes.append(None)
-    return tuple(genome for genome in genomes if genome is not None), genomes[0] is not None
+def _held(space: SearchSpace, strategy: Strategy) -> tuple[tuple[Genome, ...], bool]:
+    """Return the genome of a strategy, none if the space does not hold it, and whether it does."""
+    try:
+        return (space.genome_from_strategy(strategy),), True
+    except ValueError:
+        return (), False

@@ -19,6 +19,7 @@ from ovquant.targets import Genes, Target
 Genome: TypeAlias = tuple[int, ...]
 _SCOPE, _LAYER = "ignored_scope", "layer"
 _LAYER_LABELS = ("int8", "float")
+_DECIDING = ("model_type", "disable_bias_correction")  # whether others have an effect
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -65,6 +66,26 @@ class ModelFacts:
     may_saturate: bool = True
     can_align_channels: bool = True
     layers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A value that a space does not allow, and what was taken in its place.
+
+    Attributes:
+        gene: name, as in a target profile.
+        wanted: value that is not allowed.
+        taken: value that is.
+    """
+
+    gene: str
+    wanted: Any
+    taken: Any
+
+    def __str__(self) -> str:
+        """Return a clause for a message, with values as they are written in a profile."""
+        wanted, taken = ("null" if value is None else _label(value) for value in (self.wanted, self.taken))
+        return f"{self.gene} {wanted} is not among the values searched here; {taken} in its place"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +161,31 @@ class SearchSpace:
             if mine != theirs:
                 raise ValueError(f"{field.name}={theirs!r} is not in this search space, which has {mine!r} only")
         return found
+
+    def nearest(self, strategy: Strategy) -> tuple[Strategy, list[Change]]:
+        """Return the strategy of this space that is most like another one, and by what they differ.
+
+        Numbers become the nearest one that is allowed, all else NNCF's default, or where that is not allowed the first value
+        that is.
+
+        Args:
+            strategy: any that leaves in float what this space holds.
+        """
+        found, changes = strategy.canonical(), []
+        free = {gene.field: gene for gene in self.genes}
+        fields = [field.name for field in dataclasses.fields(Strategy) if field.name not in {_SCOPE, *_DECIDING}]
+        for field in (*_DECIDING, *fields):
+            wanted, default = getattr(found, field), getattr(self.base, field)
+            gene = free.get(field)
+            values = (default,) if gene is None else gene.values
+            if not _alike(found, field, wanted, values):
+                if isinstance(wanted, float | int) and not isinstance(wanted, bool):
+                    value = min(values, key=lambda value: abs(value - wanted))
+                else:
+                    value = next(iter(_alike(found, field, default, values)), values[0])
+                changes.append(Change(gene=field if gene is None else gene.name, wanted=wanted, taken=value))
+                found = dataclasses.replace(found, **{field: value}).canonical()
+        return found, changes
 
     def _apart_from_scope(self, genome: Genome) -> list[tuple[Gene, int]]:
         pairs = zip(self.genes, genome, strict=True)
@@ -305,6 +351,12 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
     free += [Gene(name=place, field=_LAYER, values=(False, True), labels=_LAYER_LABELS) for place in layers]
     scopes = ScopeGenes.of([value for _, value in choices] or [base.ignored_scope], layers, facts.operations)
     return SearchSpace(genes=tuple(free), scopes=scopes, base=base, notes=tuple(notes))
+
+
+def _alike(strategy: Strategy, field: str, wanted: Any, values: Sequence[Any]) -> list[Any]:
+    """Return the values of an attribute that give the same model as the wanted one, all else as in `strategy`."""
+    same = dataclasses.replace(strategy, **{field: wanted}).canonical()
+    return [value for value in values if dataclasses.replace(strategy, **{field: value}).canonical() == same]
 
 
 def _index_of(gene: Gene, strategy: Strategy) -> int:

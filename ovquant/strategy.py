@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+from pydantic import Field
+
+from ovquant.configfile import FileModel
 from ovquant.selectors import NO_SCOPE, ScopeSelector
 
 Preset: TypeAlias = Literal["performance", "mixed"]
@@ -141,6 +144,31 @@ class Strategy:
                 value = f"{value:g}"
             parts.append(f"{field.name}={value}")
         return f"{', '.join(parts) or 'NNCF default'}; {self.inference_precision}"
+
+
+class StrategySpec(FileModel):
+    """A `Strategy` as a file holds it."""
+
+    preset: Preset | None = None
+    model_type: ModelType | None = None
+    subset_size: Annotated[int, Field(ge=1)]
+    fast_bias_correction: bool = True
+    disable_bias_correction: bool = False
+    ignored_scope: ScopeSelector = ScopeSelector()
+    overflow_fix: OverflowFix | None = None
+    activations_range_estimator: RangeEstimator | None = None
+    weights_range_estimator: WeightsRangeEstimator | None = None
+    activations_per_channel: Literal[False] | None = None
+    disable_channel_alignment: bool = True
+    quantizer_propagation_rule: PropagationRule | None = None
+    smooth_quant_alpha_matmul: Annotated[float, Field(ge=-1, le=1)]
+    smooth_quant_alpha_convolution: Annotated[float, Field(ge=-1, le=1)]
+    inference_precision: InferencePrecision
+    target_device: NncfTargetDevice
+
+    def strategy(self) -> Strategy:
+        """Return the strategy."""
+        return Strategy(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 def _alpha(value: float) -> float:

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,22 @@ class Study:
         seed: int,
         population: int,
         neighbours: Sequence[Genome] = (),
+        recipes: Mapping[Genome, str] | None = None,
     ) -> None:
         """Open the study at `path`, or create it.
 
         Trials that a stopped process left running are closed: told, if their outcome is there, else they count as never asked
         for. A study keeps the population size that it began with.
+
+        Args:
+            path: of the file.
+            rules: objectives and constraints.
+            space: where strategies come from.
+            seeds: genomes to begin with.
+            seed: of all chance.
+            population: trials per generation.
+            neighbours: genomes near the seeds that are worth a try.
+            recipes: which seeds earlier searches found, and where each comes from.
 
         Raises:
             OutputError: the file there is no study.
@@ -107,6 +118,7 @@ class Study:
         else:
             _create(path, list(rules.directions))
         self._space = space
+        self._recipes = recipes or {}
         self._rules = rules
         self._sampler = GeneticSampler(
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
@@ -187,6 +199,7 @@ class Study:
                 "code": self._space.code_from_genome(child.genome),
                 "strategy": strategy.as_dict(),
                 "parents": list(parents),
+                "recipe": self._recipes.get(child.genome),
             },
         )
         self._asked[trial.number] = trial
@@ -279,6 +292,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         role=result["role"],
         generation=generation_of(frozen),
         parents=tuple(proposal["parents"]),
+        recipe=proposal.get("recipe"),
         code=proposal["code"],
         strategy=None if content is None else strategy_from_json(content),
         outcome=outcome_from_json(result["outcome"]),

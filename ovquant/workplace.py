@@ -206,7 +206,7 @@ def _require_same(output: Path, fingerprint: dict[str, Any]) -> None:
 def note_trial(trial: Trial) -> None:
     """Put a trial into the log."""
     outcome = trial.outcome
-    content: dict[str, Any] = {"number": trial.number, "role": trial.role, "code": trial.code}
+    content: dict[str, Any] = {"number": trial.number, "role": trial.role, "code": trial.code, "recipe": trial.recipe}
     if isinstance(outcome, Failure):
         log("failure", **content, stage=outcome.stage, kind=outcome.error, message=outcome.message)
         return

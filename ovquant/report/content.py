@@ -190,7 +190,7 @@ def _trials(source: Source) -> list[dict[str, Any]]:
             "generation": trial.generation,
             "parents": list(trial.parents),
             "code": trial.code,
-            "is": "float model" if trial.strategy is None else trial.strategy.describe(),
+            "is": trial.description,
             "genes": source.genes.get(trial.number, {}),
             "strategy": {} if trial.strategy is None else trial.strategy.as_dict(),
             **_outcome(trial.outcome),

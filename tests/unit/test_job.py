@@ -14,6 +14,14 @@ from ovquant.job import DEFAULT_MAX_TRIALS, Drop, DropLimit, Job, load_job, pars
 from ovquant.targets import to_yaml
 
 SMALLEST: dict[str, Any] = {"model": "m.xml", "data": "d.npz"}
+STRATEGY: dict[str, Any] = {
+    "subset_size": 30,
+    "ignored_scope": {"types": ["Add"]},
+    "smooth_quant_alpha_matmul": 0.95,
+    "smooth_quant_alpha_convolution": -1,
+    "inference_precision": "f32",
+    "target_device": "ANY",
+}
 FULL: dict[str, Any] = {
     "model": "m.onnx",
     "target": "profiles/mine.yaml",
@@ -46,6 +54,7 @@ FULL: dict[str, Any] = {
     "max_divergence": 0.1,
     "output_kinds": {"logits": "logits", "box": "values"},
     "objective": {"fitness": "weighted", "accuracy_weight": 2, "divergence_weight": 0, "latency_weight": 0.3},
+    "recipes": ["last/best/recipe.yaml", {"name": "OUT trial 3", "strategy": STRATEGY}],
     "stop_at": {"max_drop": "1%", "min_speedup": 1.5, "fitness": 0.7},
     "budget": "1h30m",
     "max_trials": 33,
@@ -410,6 +419,13 @@ def test_relative_paths_of_a_file_start_at_the_file(tmp_path: Path, monkeypatch:
     assert job.data.holdout.path == str(folder / "code.py:holdout")
     assert job.metrics[1].name == str(folder / "scores.py:f1")
     assert job.output == str(folder / "out")
+    # A strategy that is kept in the job has no file any more.
+    assert [recipe.name for recipe in job.recipes] == [str(folder / "last/best/recipe.yaml"), "OUT trial 3"]
+
+
+@pytest.mark.parametrize("written", ["OUT", Path("OUT"), ["OUT"], [{"name": "OUT"}]])
+def test_a_recipe_may_be_one_path_or_several(written: Any) -> None:
+    assert [recipe.name for recipe in job_of(recipes=written).recipes] == ["OUT"]
 
 
 def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_a_selector_is_read_back(pair: tuple[int, tuple[int, ...]]) -> None:
     assert GENES.genes(CHOICES[pair[0]]) == GENES.settled(pair[0], (0, 0, 0))
 
 
+@given(PAIRS)
+def test_operations_are_held_by_what_selects_them(pair: tuple[int, tuple[int, ...]]) -> None:
+    assert GENES.holding(frozenset(selected(*pair))) == GENES.settled(*pair)
+
+
+@pytest.mark.parametrize("names", [{"plus"}, {"stem", "plus"}, {"elsewhere"}])
+def test_other_operations_are_not_held(names: set[str]) -> None:
+    assert GENES.holding(frozenset(names)) is None
+
+
 @pytest.mark.parametrize(
     "selector", [ScopeSelector(types=("Relu",)), ScopeSelector(places=("Add[0]",)), ScopeSelector(names=("head",))]
 )

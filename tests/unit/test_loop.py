@@ -42,6 +42,7 @@ class Case:
         budget_s: float | None = None,
         stop_at: StopAt | None = None,
         objective: Objective | None = None,
+        recipes: Sequence[str] = (),
     ) -> None:
         profile = target(GENES if genes is None else genes)
         self.space: SearchSpace = build_space(profile, FACTS)
@@ -57,7 +58,16 @@ class Case:
             max_divergence=None,
         )
         folder.mkdir(exist_ok=True)
-        self.study = Study(folder / "study.db", rules=rules, space=self.space, seeds=seeds, seed=0, population=population)
+        known = {self.space.genome_from_code(code): f"recipe {code}" for code in recipes}
+        self.study = Study(
+            folder / "study.db",
+            rules=rules,
+            space=self.space,
+            seeds=(*seeds, *known),
+            seed=0,
+            population=population,
+            recipes=known,
+        )
         bench = BenchSpec(
             model="m", target=profile, device="CPU", data=DataSpec(path="d"), seed=0, metrics=metrics, output_kinds={},
             model_dir="models",
@@ -201,6 +211,18 @@ def test_generations_have_the_size_of_the_population(tmp_path: Path):
     case.run()
     generations = [trial.generation for trial in case.study.trials()[1:]]
     assert generations == [0] * 4 + [1] * 4 + [2] * 2
+
+
+def test_recipes_come_right_after_the_default_also_where_a_generation_has_no_room_for_them(tmp_path: Path):
+    codes = ["111", "001", "110", "012"]
+    case = Case(tmp_path, population=2, max_trials=7, recipes=codes)
+    case.run()
+    trials = read_trials(tmp_path / "study.db")[1:]
+    assert trials[0].role == "default"
+    assert [trial.code for trial in trials[1:5]] == codes
+    assert [trial.recipe for trial in trials] == [None, *(f"recipe {code}" for code in codes), None, None]
+    assert [trial.generation for trial in trials] == [0, 0, 1, 1, 2, 2, 3]
+    assert trials[1].description.endswith("; f32 (from recipe 111)")
 
 
 def test_parents_come_from_earlier_generations(tmp_path: Path):

@@ -127,6 +127,8 @@ def test_lines_of_trials_are_as_they_were():
     assert trial_line(progress(ALL[5], BEST, 5)) == "trial   5  gen 0  5  FAILED at quantize: no such layer"
     assert "stopped" in trial_line(progress(ALL[4], BEST, 5))
     assert " feasible   best  " in trial_line(progress(BEST, BEST, 5))
+    known = dataclasses.replace(BEST, recipe="OUT trial 7")
+    assert trial_line(progress(known, BEST, 5)).endswith("  NNCF default; f32 (from OUT trial 7)")
 
 
 class Terminal(io.StringIO):

@@ -14,10 +14,10 @@ from ovquant.datasets.readers import Part
 from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, Preprocessing, Source
 from ovquant.operations import Operation
-from ovquant.recipe import Made, Recipe, StrategySpec, by_places, differences, made, recipe_from
+from ovquant.recipe import Made, Recipe, by_places, differences, fitted, made, recipe_from
 from ovquant.scopes import resolve
 from ovquant.selectors import ScopeSelector
-from ovquant.strategy import Strategy
+from ovquant.strategy import Strategy, StrategySpec
 from ovquant.targets import Target, to_yaml
 
 MADE = Made(model_sha256="0" * 64, graph_digest="1" * 64, versions={"nncf": "3.4.0", "openvino": "2026.4.1"})
@@ -196,19 +196,24 @@ def test_what_an_earlier_version_did_not_record_is_not_compared() -> None:
     assert differences(MADE, MADE.model_copy(update={"n_operations": {"Add": 1}, "left_in_float": ("Add[0]",)})) == []
 
 
-def named_recipe(**changes: Any) -> Recipe:
-    recipe = recipe_of(BY_NAME)
-    return recipe.model_copy(update={"made": made_on(CHAIN, BY_NAME).model_copy(update=changes)})
-
-
 def renamed(operations: list[Operation]) -> list[Operation]:
     return [dataclasses.replace(o, name=f"new {o.name}", inputs=tuple(f"new {name}" for name in o.inputs)) for o in operations]
 
 
 def test_layers_of_other_names_are_found_by_their_places() -> None:
-    selector = by_places(named_recipe(), renamed(CHAIN))
-    assert selector is not None
-    assert resolve(selector, renamed(CHAIN)) == ("new MatMul_2", "new Relu_3")
+    strategy, note = fitted(BY_NAME, made_on(CHAIN, BY_NAME), renamed(CHAIN), "here")
+    assert resolve(strategy.ignored_scope, renamed(CHAIN)) == ("new MatMul_2", "new Relu_3")
+    assert note is not None
+    assert "is found by the places that the recipe recorded" in note
+
+
+def test_a_strategy_whose_layers_are_there_is_left_as_it_is() -> None:
+    assert fitted(BY_NAME, None, CHAIN, "here") == (BY_NAME, None)
+
+
+def test_a_strategy_whose_layers_are_not_to_be_found_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^here: names .* matches nothing in this model"):
+        fitted(BY_NAME, None, renamed(CHAIN), "here")
 
 
 @pytest.mark.parametrize(
@@ -224,4 +229,4 @@ def test_layers_of_other_names_are_found_by_their_places() -> None:
     ],
 )
 def test_places_are_not_trusted_where_they_may_be_those_of_other_layers(changes: dict[str, Any], other: list[Operation]) -> None:
-    assert by_places(named_recipe(**changes), renamed(other)) is None
+    assert by_places(BY_NAME, made_on(CHAIN, BY_NAME).model_copy(update=changes), renamed(other)) is None

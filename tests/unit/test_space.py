@@ -214,6 +214,48 @@ def test_a_strategy_that_differs_in_a_gene_that_is_not_free_is_refused_by_name()
         SMALL.encode(Strategy(activations_range_estimator="MINMAX"))
 
 
+@given(GENOMES)
+def test_what_is_nearest_to_a_strategy_of_the_space_is_itself(genome: Genome) -> None:
+    strategy = LARGE.strategy_from_genome(genome)
+    assert LARGE.nearest(strategy) == (strategy, [])
+
+
+@given(GENOMES, st.sampled_from([SMALL, space_of({}), space_of({"model_type": "transformer", "disable_bias_correction": True})]))
+def test_what_is_nearest_is_in_the_space_and_told_where_it_differs(genome: Genome, space: SearchSpace) -> None:
+    wanted = dataclasses.replace(LARGE.strategy_from_genome(genome), ignored_scope=NO_SCOPE)
+    near, changes = space.nearest(wanted)
+    assert space.strategy_from_genome(space.genome_from_strategy(near)) == near
+    assert bool(changes) == (near != wanted.canonical())
+    assert len({change.gene for change in changes}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"subset_size": 190}, "subset_size 190 is not among the values searched here; 100 in its place"),
+        (
+            {"smooth_quant_alpha_matmul": 0.6},
+            "smooth_quant_alphas.matmul 0.6 is not among the values searched here; 0.5 in its place",
+        ),
+        (
+            {"activations_range_estimator": "MEAN_QUANTILE"},
+            "activations_range_estimator MEAN_QUANTILE is not among the values searched here; null in its place",
+        ),
+        ({"inference_precision": "f16"}, "inference_precision f16 is not among the values searched here; f32 in its place"),
+        ({"disable_channel_alignment": False}, ""),
+    ],
+)
+def test_numbers_go_to_the_nearest_value_and_all_else_to_the_default(wanted: dict[str, Any], told: str) -> None:
+    strategy = Strategy(**{"model_type": "transformer", **wanted})
+    assert "".join(map(str, LARGE.nearest(strategy)[1])) == told
+
+
+def test_without_the_default_the_first_value_is_taken() -> None:
+    space = space_of({"activations_range_estimator": ["HISTOGRAM", "MEAN_MINMAX"]})
+    near, (change,) = space.nearest(Strategy(activations_range_estimator="MINMAX"))
+    assert near.activations_range_estimator == change.taken == "HISTOGRAM"
+
+
 def test_thirty_six_values_fit_into_one_digit() -> None:
     space = space_of({"subset_size": list(range(1, 37))})
     codes = [space.code_from_genome(genome) for genome in space.genomes()]
