@@ -23,7 +23,7 @@ from ovquant.errors import ModelError, OutputError
 from ovquant.inspection import Inspection
 from ovquant.interrupts import raise_if_asked
 from ovquant.log import log
-from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject
+from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject, sharing
 from ovquant.strategy import Strategy
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
 from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, serve
@@ -100,6 +100,7 @@ class ContainedExecutor:
         self._n_workers = 0
         self._bench: BenchSpec | None = None
         self._known: list[tuple[Strategy, Evaluation]] = []
+        self._latencies: dict[str | None, Latency] = {}
         self._longest_s: dict[str, float] = {}
         self._under_way: dict[tuple[str, str], float] = {}
         self._called_at = 0.0
@@ -232,7 +233,7 @@ class ContainedExecutor:
         if isinstance(outcome, Failure):
             self._require_space(task.bench)
             return outcome
-        outcome = dataclasses.replace(outcome, peak_bytes=peaks)
+        outcome = sharing(dataclasses.replace(outcome, peak_bytes=peaks), self._latencies)
         if isinstance(task.subject, Strategy):
             self._known.append((task.subject, outcome))
         return outcome

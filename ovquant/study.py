@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -28,11 +29,13 @@ from ovquant.objectives import Direction, Rules
 from ovquant.records import (
     Evaluation,
     Failure,
+    Latency,
     Outcome,
     Role,
     Trial,
     outcome_from_json,
     outcome_to_json,
+    sharing,
     strategy_from_json,
 )
 from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler, generation_of, is_abandoned
@@ -123,6 +126,7 @@ class Study:
         self._sampler = GeneticSampler(
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
         )
+        self._latencies: dict[str | None, Latency] = {}
         self._asked: dict[int, optuna.Trial] = {}
         with warnings.catch_warnings(), _storage_faults(), _many_at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -138,7 +142,7 @@ class Study:
     def _close(self, trial: FrozenTrial) -> None:
         """Tell a trial that was left running its outcome, if it got as far as that; else fail it."""
         result = trial.user_attrs.get(RESULT)
-        outcome = None if result is None else outcome_from_json(result["outcome"])
+        outcome = None if result is None else _outcome(result)
         if outcome is None or isinstance(outcome, Failure):
             self._kept.tell(trial.number, state=TrialState.FAIL)
         else:
@@ -233,12 +237,13 @@ class Study:
         trial = create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes)
         for study in (self._study, self._kept):
             study.add_trial(trial)
-        return _trial(self._study.get_trials(deepcopy=False)[-1])
+        return _trial(self._study.get_trials(deepcopy=False)[-1], self._latencies)
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
         return {
             "role": role,
-            "outcome": outcome_to_json(outcome),
+            # As text: Optuna holds all trials in memory, and lists of floats take five times as much.
+            "outcome": json.dumps(outcome_to_json(outcome)),
             "violation": None if isinstance(outcome, Failure) else self._rules.violation(outcome),
             "fitness": None if isinstance(outcome, Failure) else self._rules.fitness(outcome),
         }
@@ -257,12 +262,13 @@ class Study:
         every = self._study.get_trials(deepcopy=False)  # by number
         if number not in range(len(every)) or not every[number].state.is_finished() or is_abandoned(every[number]):
             raise KeyError(number)
-        return _trial(every[number])
+        return _trial(every[number], self._latencies)
 
 
 def _settled(study: optuna.Study) -> list[Trial]:
+    latencies: dict[str | None, Latency] = {}
     with _many_at_once():
-        return [_trial(t) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
+        return [_trial(t, latencies) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
 
 
 @contextlib.contextmanager
@@ -283,10 +289,11 @@ def _many_at_once() -> Iterator[None]:
             gc.enable()
 
 
-def _trial(frozen: FrozenTrial) -> Trial:
+def _trial(frozen: FrozenTrial, latencies: dict[str | None, Latency]) -> Trial:
+    """Return a settled trial; equal latencies are held once."""
     result = frozen.user_attrs[RESULT]
     proposal = frozen.user_attrs.get(PROPOSAL) or frozen.user_attrs[OUTSIDE]
-    content = proposal["strategy"]
+    content, outcome = proposal["strategy"], _outcome(result)
     return Trial(
         number=frozen.number,
         role=result["role"],
@@ -295,11 +302,15 @@ def _trial(frozen: FrozenTrial) -> Trial:
         recipe=proposal.get("recipe"),
         code=proposal["code"],
         strategy=None if content is None else strategy_from_json(content),
-        outcome=outcome_from_json(result["outcome"]),
+        outcome=sharing(outcome, latencies) if isinstance(outcome, Evaluation) else outcome,
         objectives=tuple(frozen.values) if frozen.values is not None else None,
         violation=result["violation"],
         fitness=result["fitness"],
     )
+
+
+def _outcome(result: Mapping[str, Any]) -> Outcome:
+    return outcome_from_json(json.loads(result["outcome"]))
 
 
 def read_trials(path: Path) -> list[Trial]:
