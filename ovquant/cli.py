@@ -269,7 +269,8 @@ def evaluate(
 ) -> None:
     """Measure models side by side: metrics, divergence, latency, throughput, memory, size.
 
-    All samples are used. The first model at f32 is the reference, and at the target's precision the baseline.
+    All samples are used, or --max-items of them. The first model at f32 is the reference, and at the target's precision the
+    baseline.
     """
 
     def run(console: Console) -> dict[str, Any]:

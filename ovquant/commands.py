@@ -112,10 +112,11 @@ def _known(trials: Sequence[Trial]) -> list[tuple[Strategy, Evaluation]]:
 
 
 def _search(session: Session, study: Study, executor: Executor, console: Console) -> dict[str, Any]:
-    settled: list[Progress] = []
+    elapsed_s = 0.0
 
     def listen(progress: Progress) -> None:
-        settled.append(progress)
+        nonlocal elapsed_s
+        elapsed_s = progress.elapsed_s
         note_trial(progress.trial)
         console.trial(progress)
 
@@ -129,8 +130,8 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         with contextlib.suppress(OSError):
             export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
     console.stop()
-    late_s = settled[-1].elapsed_s - plan.budget_s if settled and plan.budget_s is not None else 0.0
-    late = f", {late_s:.0f} s late: what was under way was finished" if late_s >= 1 else ""
+    late_s = elapsed_s - plan.budget_s if reason == "budget used up" and plan.budget_s is not None else 0.0
+    late = f", {late_s:.0f} s late: what is begun is finished, and NNCF's default always tried" if late_s >= 1 else ""
     console.info(f"Search ended: {reason}{late}.")
     log("search ended", reason=reason)
     failure = repeated_failure(study.trials())
@@ -325,13 +326,15 @@ def evaluate(models: Sequence[Path], job: Job, console: Console) -> dict[str, An
         notes.append("throughput and memory are left out: they are not measured on other machines")
     for note in notes:
         console.warn(note)
-    items = f"all {rows[0].evaluation.n_items} items of {job.data.path}"
-    console.rows(rows, shown.caption(rows, device.where, [f"Reference and baseline are {models[0]}.", *notes], items))
+    n_items = rows[0].evaluation.n_items
+    items = f"all {n_items} items of" if job.data.max_items is None else f"{n_items} items drawn from"
+    notes_of_all = [f"Reference and baseline are {models[0]}.", *notes]
+    console.rows(rows, shown.caption(rows, device.where, notes_of_all, f"{items} {job.data.path}"))
     return {"rows": [verdict.row_to_json(row) for row in rows], "device": device.where, "notes": notes}
 
 
 def _side_by_side(models: Sequence[Path], bench: BenchSpec, console: Console) -> list[Row]:
-    console.info(f"Running {models[0]} and the others on all items of {bench.data.path} ...")
+    console.info(f"Running {models[0]} and the others on the items of {bench.data.path} ...")
     workbench = open_bench(bench)
     if runtime.count_fake_quantize(workbench.model):
         raise ModelError(f"{bench.model}: is quantized; the first model must be the float one, the others are compared with it")

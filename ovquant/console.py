@@ -25,8 +25,15 @@ _PIPE_WIDTH = 160
 _REFRESH_HZ = 1  # the clock of the board; drawing takes CPU from what is timed
 _NO = {"", "0", "false"}
 _PATIENCE_S = 30.0  # without a line; after each that says no more than that something goes on, twice as long
-_DOING = {
+_DOING = {  # stages, and calls of the worker between them
     "open": "reading model and data",
+    "recall": "reading what is known",
+    "announce": "handing out candidates",
+    "submit": "evaluating candidates",
+    "make": "quantizing a model",
+    "structure": "compiling a model",
+    "time": "measuring latency",
+    "compare": "measuring latency of the finalists",
     "inspect": "ranking layers by what quantizing them costs",
     "calibrate": "collecting statistics of calibration items",
     "quantize": "waiting for a model",

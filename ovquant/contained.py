@@ -32,7 +32,7 @@ _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
 _TOLD_BYTES = 2000  # of what a worker printed last, for the log
 _END_S = 5.0
-_N_GROWING = 10  # calls in which a worker comes to the memory that it needs
+_N_GROWING = 3  # announcements by which a worker has come to the memory that it needs
 _MORE_BYTES = 128 << 20  # that it may take beyond that, or half as much again: what libraries keep or scatter adds up
 _VERDICT = "verdict"  # rests between its visits as long as the target asks for
 _WAITING = "quantize"  # for a model that is built; that has a stage of its own
@@ -107,6 +107,7 @@ class ContainedExecutor:
         self._peaks: dict[str, dict[str, int]] = {}
         self._suspected: set[str] = set()
         self._early: dict[int, Outcome] = {}
+        self._announced: Sequence[Task] = ()
         self._start()
 
     def open(self, bench: BenchSpec) -> Bench:
@@ -143,6 +144,12 @@ class ContainedExecutor:
 
     def announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         """Say what will be submitted next; what is suspected of taking workers down is left for its own turn."""
+        self._announced = tasks
+        if tasks:
+            self._renew_if_grown()
+        self._announce(bench, tasks)
+
+    def _announce(self, bench: BenchSpec, tasks: Sequence[Task]) -> None:
         told = [task.subject for task in tasks if _who(task) not in self._suspected]
         try:
             self._call("announce", bench, told)
@@ -152,7 +159,10 @@ class ContainedExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate tasks of one bench, together as far as they are not suspected of anything."""
-        self._renew_if_grown()
+        if tasks and self._measure() > self._limits.memory_bytes:
+            # Left by those before: they would be killed for it at their first stage.
+            self._renew()
+            self._announce(tasks[0].bench, self._announced)
         outcomes: dict[int, Outcome] = {}
         left = list(range(len(tasks)))
         alone = {index for index in left if _who(tasks[index]) in self._suspected}
@@ -377,20 +387,33 @@ class ContainedExecutor:
         self._restart()
 
     def _renew_if_grown(self) -> None:
-        """Replace a worker that takes much more memory than when it had run a few candidates."""
+        """Replace a worker that takes much more memory than when it had run a few candidates, or more than it may."""
         used = self._measure()
         if len(self._held) < _N_GROWING:
             self._held.append(used)
-        elif used > (most := max(self._held)) + max(_MORE_BYTES, most // 2):
-            log("worker renewed", bytes=used, before=most)
-            self._restart()
+        most = max(self._held)
+        if used > min(self._limits.memory_bytes, most + max(_MORE_BYTES, most // 2)):
+            self._renew()
+
+    def _renew(self) -> None:
+        log("worker renewed", bytes=self._measure(), before=max(self._held, default=0))
+        self._restart()
 
     def _restart(self) -> None:
+        """Start another worker, and tell it what is known.
+
+        Raises:
+            ModelError: it is lost at once, too.
+        """
         self._end()
         self._pipe.close()
         self._start()
-        if self._bench is not None and self._known:
-            self._required("recall", self._bench, list(self._known))
+        if self._bench is None or not self._known:
+            return
+        try:
+            self._call("recall", self._bench, list(self._known))
+        except _LostError as lost:
+            raise ModelError(f"{self._bench.model}: {lost.failure.message}") from None
 
     def _printed(self) -> str:
         try:

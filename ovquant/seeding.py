@@ -77,7 +77,7 @@ def _known(source: RecipeSource) -> list[Known]:
         return [_of_file(path / _RECIPE)]
     if path.is_dir():
         raise ConfigError(
-            f"{path}: holds neither {_RECIPE} nor a search; give a recipe, a package, or a search's output directory"
+            f"{path}: holds neither {_RECIPE} nor a search; give a recipe, a package's directory, or a search's output"
         )
     return [_of_file(path)]
 
@@ -89,7 +89,8 @@ def _of_file(path: Path) -> Known:
 
 def _of_search(output: Path) -> list[Known]:
     """Return the winner of a search, if it has one, and the trials that ``ovquant export --pick`` offers."""
-    found = [_of_file(output / _WINNER)] if (output / _WINNER).is_file() else []
+    winner = output / _WINNER
+    found = [dataclasses.replace(_of_file(winner), is_optional=True)] if winner.is_file() else []
     trials = read_trials(output / STUDY_FILE)
     for trial in filter(None, (selection.pick(trials, how) for how in get_args(Pick))):
         if trial.strategy is not None and trial.strategy.digest not in {one.strategy.digest for one in found}:

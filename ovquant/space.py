@@ -166,7 +166,7 @@ class SearchSpace:
         """Return the strategy of this space that is most like another one, and by what they differ.
 
         Numbers become the nearest one that is allowed, all else NNCF's default, or where that is not allowed the first value
-        that is.
+        that is. A negative number says that something is off, and none is near to it.
 
         Args:
             strategy: any that leaves in float what this space holds.
@@ -179,8 +179,9 @@ class SearchSpace:
             gene = free.get(field)
             values = (default,) if gene is None else gene.values
             if not _alike(found, field, wanted, values):
-                if isinstance(wanted, float | int) and not isinstance(wanted, bool):
-                    value = min(values, key=lambda value: abs(value - wanted))
+                near = [value for value in values if _is_amount(value)] if _is_amount(wanted) else []
+                if near:
+                    value = min(near, key=lambda value: abs(value - wanted))
                 else:
                     value = next(iter(_alike(found, field, default, values)), values[0])
                 changes.append(Change(gene=field if gene is None else gene.name, wanted=wanted, taken=value))
@@ -351,6 +352,10 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
     free += [Gene(name=place, field=_LAYER, values=(False, True), labels=_LAYER_LABELS) for place in layers]
     scopes = ScopeGenes.of([value for _, value in choices] or [base.ignored_scope], layers, facts.operations)
     return SearchSpace(genes=tuple(free), scopes=scopes, base=base, notes=tuple(notes))
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and value >= 0
 
 
 def _alike(strategy: Strategy, field: str, wanted: Any, values: Sequence[Any]) -> list[Any]:

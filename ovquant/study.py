@@ -48,6 +48,7 @@ _NAME = "ovquant"
 _FINGERPRINT = "fingerprint"
 _POPULATION = "population"
 _OPENINGS = "holdout openings"
+_decode = optuna.distributions.json_to_distribution
 _LOCKED_S = 60.0  # to wait for a database that another process holds locked
 OUTSIDE = "outside"  # user attribute of what is no member of the population, in the form of a proposal
 
@@ -278,13 +279,12 @@ def _many_at_once() -> Iterator[None]:
     Python would look for garbage among them again and again, and Optuna decode the choices of a gene for every trial anew.
     """
     was_enabled = gc.isenabled()
-    decode = optuna.distributions.json_to_distribution
     gc.disable()
-    optuna.distributions.json_to_distribution = functools.cache(decode)
+    optuna.distributions.json_to_distribution = functools.cache(_decode)
     try:
         yield
     finally:
-        optuna.distributions.json_to_distribution = decode
+        optuna.distributions.json_to_distribution = _decode
         if was_enabled:
             gc.enable()
 
@@ -310,7 +310,8 @@ def _trial(frozen: FrozenTrial, latencies: dict[str | None, Latency]) -> Trial:
 
 
 def _outcome(result: Mapping[str, Any]) -> Outcome:
-    return outcome_from_json(json.loads(result["outcome"]))
+    found = result["outcome"]
+    return outcome_from_json(json.loads(found) if isinstance(found, str) else found)  # studies of before have no text
 
 
 def read_trials(path: Path) -> list[Trial]:

@@ -109,6 +109,12 @@ def test_evaluate_shows_models_side_by_side(run: Run, searched: Path, conv_case:
     assert [path.name for path in Path().iterdir()] == ["job.yaml"]  # nothing is left behind
 
 
+def test_evaluate_says_where_it_ran_some_items_only(run: Run, conv_case: tuple[Path, Path]) -> None:
+    told = run("evaluate", conv_case[0], "--data", conv_case[1], "--max-items", "24").output
+    assert f"24 items drawn from {conv_case[1]}" in told
+    assert "all 24" not in told
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_targets_show_prints_what_check_accepts(run: Run, name: str) -> None:
     text = run("targets", "show", name).output

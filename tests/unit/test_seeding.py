@@ -190,7 +190,9 @@ def test_of_a_search_come_the_winner_and_what_an_export_can_pick(tmp_path: Path,
     names = [f"{tmp_path} trial {number}" for number in (1, 3, 4)]  # fastest, accurate, knee
     assert [one.name for one in known([RecipeSource(name=str(tmp_path))])] == names
     winner = write_recipe(tmp_path / "best" / "recipe.yaml", of_scope(SUMS))
-    assert [one.name for one in known([RecipeSource(name=str(tmp_path))])] == [str(winner), names[0], names[2]]
+    found = known([RecipeSource(name=str(tmp_path))])
+    assert [one.name for one in found] == [str(winner), names[0], names[2]]
+    assert all(one.is_optional for one in found)
 
 
 def test_a_search_without_a_feasible_trial_gives_nothing_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

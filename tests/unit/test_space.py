@@ -250,6 +250,15 @@ def test_numbers_go_to_the_nearest_value_and_all_else_to_the_default(wanted: dic
     assert "".join(map(str, LARGE.nearest(strategy)[1])) == told
 
 
+def test_nothing_is_near_to_what_is_off() -> None:
+    space = space_of({"model_type": "transformer", "smooth_quant_alphas": {"matmul": [0.1, 0.95]}})
+    (change,) = space.nearest(Strategy(model_type="transformer", smooth_quant_alpha_matmul=-1.0))[1]
+    assert change.taken == 0.95  # NNCF's default
+    space = space_of({"model_type": "transformer", "smooth_quant_alphas": {"matmul": [-1.0, 0.95]}})
+    (change,) = space.nearest(Strategy(model_type="transformer", smooth_quant_alpha_matmul=0.0))[1]
+    assert change.taken == 0.95
+
+
 def test_without_the_default_the_first_value_is_taken() -> None:
     space = space_of({"activations_range_estimator": ["HISTOGRAM", "MEAN_MINMAX"]})
     near, (change,) = space.nearest(Strategy(activations_range_estimator="MINMAX"))
