@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -324,3 +327,20 @@ def test_proposals_do_not_depend_on_how_many_are_submitted_together(tmp_path: Pa
     watched(alone)
     watched(together, n_together)
     assert digests(together) == digests(alone)
+
+
+def test_a_study_whose_outcomes_are_not_text_is_read_all_the_same(tmp_path: Path):
+    case = Case(tmp_path, max_trials=4)
+    case.run()
+    path = tmp_path / "study.db"
+    trials = read_trials(path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        query = "select trial_user_attribute_id, value_json from trial_user_attributes where key = 'result'"
+        for number, text in database.execute(query).fetchall():
+            content = json.loads(text)
+            changed = json.dumps({**content, "outcome": json.loads(content["outcome"])})
+            database.execute(
+                "update trial_user_attributes set value_json = ? where trial_user_attribute_id = ?", (changed, number)
+            )
+        database.commit()
+    assert read_trials(path) == trials
