@@ -55,13 +55,16 @@ class Finding:
         return self.value if self.is_better_high else -self.value
 
 
-def recognize(labels: Sequence[Any] | None, outputs: Outputs, column: str | None = None) -> Finding:
+def recognize(
+    labels: Sequence[Any] | None, outputs: Outputs, column: str | None = None, alphabets: Sequence[str] = ()
+) -> Finding:
     """Return what items with such labels and outputs are for.
 
     Args:
         labels: one per item, of one column; None where the data has none.
         outputs: of the float model on the same items.
         column: what these labels are called, where the data has several.
+        alphabets: that the model's file tells, tried before usual ones.
     """
     if labels is None:
         return _unlabelled(outputs)
@@ -69,7 +72,7 @@ def recognize(labels: Sequence[Any] | None, outputs: Outputs, column: str | None
     if isinstance(first, Mapping) and "boxes" in first:
         return Finding(task="detection", remark="boxes are decoded by a function of yours")
     if isinstance(first, str):
-        return _best([_texts(list(labels), outputs, column), _named_classes(list(labels), outputs, column)])
+        return _best([_texts(list(labels), outputs, column, alphabets), _named_classes(list(labels), outputs, column)])
     array = np.asarray(first)
     found = None
     if array.dtype.kind in "iufb":
@@ -181,10 +184,10 @@ def _masks(labels: Sequence[Any], outputs: Outputs, column: str | None) -> Findi
     return _best(fitting) if fitting else Finding(task="segmentation", remark=remark)
 
 
-def _texts(labels: list[str], outputs: Outputs, column: str | None) -> Finding:
-    """Return sequences of symbols, whose alphabet is a usual one, or the symbols that occur."""
+def _texts(labels: list[str], outputs: Outputs, column: str | None, alphabets: Sequence[str]) -> Finding:
+    """Return sequences of symbols, whose alphabet is one of those given, a usual one, or the symbols that occur."""
     seen = "".join(sorted(set("".join(labels))))
-    usual = [alphabet for alphabet in _ALPHABETS if set(seen) <= set(alphabet)]
+    usual = [alphabet for alphabet in (*alphabets, *_ALPHABETS) if set(seen) <= set(alphabet)]
     found = [one for alphabet in (*usual, seen) if alphabet for one in _sequences(labels, outputs, column, alphabet)]
     if not found:
         remark = f"labels are texts, of {len(seen)} symbols; which class stands for which has to be told by alphabet"

@@ -131,6 +131,20 @@ def model_files(path: Path) -> list[Path]:
     return [path, *(path.parent / place for place in dict.fromkeys(places))]
 
 
+def alphabets(path: Path) -> list[str]:
+    """Return the lists of symbols that an ONNX file tells: metadata of one symbol a line, as text recognizers have it.
+
+    Which classes stand for a space, if any, is not told; each list comes as it is, and with a space at its end.
+    """
+    if path.suffix != ".onnx":
+        return []
+    import onnx
+
+    lists = [entry.value.splitlines() for entry in onnx.load(str(path), load_external_data=False).metadata_props]
+    found = ["".join(symbols) for symbols in lists if len(symbols) > 1 and all(len(symbol) == 1 for symbol in symbols)]
+    return [alphabet + space for alphabet in found for space in ("", " ")]
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as stream:

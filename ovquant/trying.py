@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovquant import runtime
 from ovquant.datasets.coco import read_coco
 from ovquant.datasets.images import images_in, read_mask
 from ovquant.datasets.splits import Samples
@@ -135,7 +136,8 @@ class Trial:
         self, source: Options, options: Options | None, items: _Items
     ) -> tuple[Options | None, Mapping[str | None, Finding], list[Options]]:
         """Return what the items are for; of the usual means and scales of images the best by it, and its equals."""
-        plain = _findings(items.labels, self._run(items.samples))
+        alphabets = runtime.alphabets(self._draft.model)
+        plain = _findings(items.labels, self._run(items.samples), alphabets)
         if options is None or _goodness(plain) == float("-inf"):
             return options, plain, []
         best, found = options, plain
@@ -145,7 +147,7 @@ class Trial:
             if any(len(values) not in {1, n_channels} for values in usual.values()):
                 continue
             other = {**options, **usual}
-            tried = _findings(items.labels, self._run(self._read(source, other).samples))
+            tried = _findings(items.labels, self._run(self._read(source, other).samples), alphabets)
             tries.append((usual, _goodness(tried)))
             if _goodness(tried) > _goodness(found) + _GAIN:
                 best, found = other, tried
@@ -195,13 +197,15 @@ def _lists(path: Path, images: Sequence[Path]) -> bool:
     return bool(names & {image.name for image in images})
 
 
-def _findings(labels: Sequence[Any] | None, outputs: Mapping[str, Sequence[Array]]) -> dict[str | None, Finding]:
+def _findings(
+    labels: Sequence[Any] | None, outputs: Mapping[str, Sequence[Array]], alphabets: Sequence[str]
+) -> dict[str | None, Finding]:
     """Return what items are for, by column of labels."""
     n_run = len(next(iter(outputs.values())))
     labels = None if labels is None else labels[:n_run]
     if labels is not None and isinstance(labels[0], Mapping) and "boxes" not in labels[0]:
-        return {name: recognize([label[name] for label in labels], outputs, name) for name in labels[0]}
-    return {None: recognize(labels, outputs)}
+        return {name: recognize([label[name] for label in labels], outputs, name, alphabets) for name in labels[0]}
+    return {None: recognize(labels, outputs, None, alphabets)}
 
 
 def _goodness(findings: Mapping[str | None, Finding]) -> float:

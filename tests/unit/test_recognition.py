@@ -75,6 +75,16 @@ def test_the_class_between_symbols_is_found(blank: int, shift: int):
     assert found.kinds == {"y": "logits"}
 
 
+def test_an_alphabet_that_the_model_tells_is_taken():
+    texts = ["badc", "ddcb", "ba", "cc"] * 3
+    alphabet = "dcba"
+    rows = [[value for symbol in text for value in (alphabet.index(symbol) + 1, 0)] for text in texts]
+    found = recognize(texts, {"y": steps(rows, 5)}, None, ["dcb", alphabet])
+    assert (found.task, found.value) == ("sequence", 0.0)
+    assert found.metrics[0]["alphabet"] == alphabet
+    assert recognize(texts, {"y": steps(rows, 5)}).value != 0.0
+
+
 def test_rows_of_numbers_are_sequences_without_an_alphabet():
     rows = [[1, 2, 3], [3, 3, 1]] * 6
     found = recognize([np.array(row) for row in rows], {"y": steps(rows, 5)})

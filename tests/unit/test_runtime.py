@@ -333,3 +333,15 @@ def test_runner_runs_and_returns_nothing(conv):
 
 def test_number_of_threads_is_the_one_asked_for(conv):
     assert CompiledModel(runtime.read_model(conv), "CPU", {"INFERENCE_NUM_THREADS": 1}).n_threads == 1
+
+
+def test_symbols_in_the_metadata_of_an_onnx_file_are_an_alphabet(tmp_path: Path) -> None:
+    path = small.conv_model(tmp_path / "model.onnx")
+    assert runtime.alphabets(path) == []
+    model = onnx.load(path)
+    for key, value in {"character": "b\na\n\u6587", "author": "one\ntwo", "version": "3"}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(model, path)
+    assert runtime.alphabets(path) == ["ba\u6587", "ba\u6587 "]
+    assert runtime.alphabets(tmp_path / "model.xml") == []
