@@ -159,9 +159,9 @@ class ContainedExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Evaluate tasks of one bench, together as far as they are not suspected of anything."""
-        if tasks and self._measure() > self._limits.memory_bytes:
+        if tasks and (used := self._measure()) > self._limits.memory_bytes:
             # Left by those before: they would be killed for it at their first stage.
-            self._renew()
+            self._renew(used)
             self._announce(tasks[0].bench, self._announced)
         outcomes: dict[int, Outcome] = {}
         left = list(range(len(tasks)))
@@ -335,10 +335,10 @@ class ContainedExecutor:
 
     def _say(self, name: Name) -> None:
         """Tell what is under way: the stage that began last, as those before it may be waiting for it."""
-        begun = {stage: at for (_, stage), at in self._under_way.items()}
-        stage = max(begun, key=lambda stage: begun[stage]) if begun else name
         if self._tell is not None:
-            self._tell(stage, time.monotonic() - begun.get(stage, self._called_at))
+            last = max(self._under_way, key=lambda key: self._under_way[key], default=None)
+            stage, begun = (name, self._called_at) if last is None else (last[1], self._under_way[last])
+            self._tell(stage, time.monotonic() - begun)
 
     def _limit_memory(self) -> None:
         """End the worker where it takes more memory than it may.
@@ -393,10 +393,10 @@ class ContainedExecutor:
             self._held.append(used)
         most = max(self._held)
         if used > min(self._limits.memory_bytes, most + max(_MORE_BYTES, most // 2)):
-            self._renew()
+            self._renew(used)
 
-    def _renew(self) -> None:
-        log("worker renewed", bytes=self._measure(), before=max(self._held, default=0))
+    def _renew(self, used: int) -> None:
+        log("worker renewed", bytes=used, before=max(self._held, default=0))
         self._restart()
 
     def _restart(self) -> None:

@@ -182,7 +182,7 @@ class Workbench:
     def _made_of(self, split: Split) -> str:
         """Return a digest of all that the reference's outputs depend on."""
         if not self._identity:
-            files = [runtime.file_sha256(path) for path in runtime.model_files(Path(self.spec.model))]
+            files = list(runtime.model_sha256(Path(self.spec.model)).values())
             data = [fingerprint(self.spec.data), self.spec.data.model_dump(mode="json")]
             self._identity = repr([files, data, self.spec.device, dict(self.spec.properties), versions()])
         return hashlib.sha256(f"{self._identity} {self.samples.items(split)}".encode()).hexdigest()

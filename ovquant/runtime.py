@@ -123,12 +123,18 @@ def model_files(path: Path) -> list[Path]:
         return [path, weights] if weights.exists() else [path]
     if path.suffix != ".onnx":
         return [path]
-    import onnx
     from onnx.external_data_helper import _get_all_tensors
 
-    tensors = _get_all_tensors(onnx.load(str(path), load_external_data=False))
+    tensors = _get_all_tensors(_onnx(path))
     places = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
     return [path, *(path.parent / place for place in dict.fromkeys(places))]
+
+
+def _onnx(path: Path) -> Any:
+    """Return an ONNX model without the tensors that it keeps in other files."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False)
 
 
 def alphabets(path: Path) -> list[str]:
@@ -138,9 +144,7 @@ def alphabets(path: Path) -> list[str]:
     """
     if path.suffix != ".onnx":
         return []
-    import onnx
-
-    lists = [entry.value.splitlines() for entry in onnx.load(str(path), load_external_data=False).metadata_props]
+    lists = [entry.value.splitlines() for entry in _onnx(path).metadata_props]
     found = ["".join(symbols) for symbols in lists if len(symbols) > 1 and all(len(symbol) == 1 for symbol in symbols)]
     return [alphabet + space for alphabet in found for space in ("", " ")]
 
@@ -234,9 +238,7 @@ def _has_integer_onnx(path: Path) -> bool:
     """Return True for an ONNX file with integer arithmetic, which OpenVINO turns into float operations when it reads it."""
     if path.suffix != ".onnx":
         return False
-    import onnx
-
-    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    nodes = _onnx(path).graph.node
     return any(node.op_type.startswith("QLinear") or node.op_type in _INTEGER_ONNX for node in nodes)
 
 

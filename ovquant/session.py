@@ -193,8 +193,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
         facts = dataclasses.replace(facts, layers=inspected.promising())
     warm = seeding.warm_start(found, target, facts)
     space, default = warm.space, nncf_default(target, facts)
-    first, is_default_in_space = _held(space, default)
-    transformer, _ = _held(space, nncf_default(target, facts, model_type="transformer"))
+    first, transformer = _held(space, default), _held(space, nncf_default(target, facts, model_type="transformer"))
     return Session(
         job=job.model_copy(update={"recipes": warm.sources}),
         target=target,
@@ -211,7 +210,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
         default=default,
         seeds=(*first, *warm.seeds, *transformer),
         recipes=warm.seeds,
-        is_default_in_space=is_default_in_space,
+        is_default_in_space=bool(first),
         inspected=inspected,
     )
 
@@ -275,9 +274,9 @@ def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
     }
 
 
-def _held(space: SearchSpace, strategy: Strategy) -> tuple[tuple[Genome, ...], bool]:
-    """Return the genome of a strategy, none if the space does not hold it, and whether it does."""
+def _held(space: SearchSpace, strategy: Strategy) -> tuple[Genome, ...]:
+    """Return the genome of a strategy; none if the space does not hold it."""
     try:
-        return (space.genome_from_strategy(strategy),), True
+        return (space.genome_from_strategy(strategy),)
     except ValueError:
-        return (), False
+        return ()

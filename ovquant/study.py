@@ -252,7 +252,7 @@ class Study:
     @_storage_faults()
     def trials(self) -> list[Trial]:
         """Return the settled trials in the order of their numbers."""
-        return _settled(self._study)
+        return _settled(self._study, self._latencies)
 
     def trial(self, number: int) -> Trial:
         """Return one settled trial.
@@ -266,8 +266,7 @@ class Study:
         return _trial(every[number], self._latencies)
 
 
-def _settled(study: optuna.Study) -> list[Trial]:
-    latencies: dict[str | None, Latency] = {}
+def _settled(study: optuna.Study, latencies: dict[str | None, Latency]) -> list[Trial]:
     with _many_at_once():
         return [_trial(t, latencies) for t in study.get_trials(deepcopy=False) if t.state.is_finished() and not is_abandoned(t)]
 
@@ -320,7 +319,7 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         OutputError: no study there, or it cannot be read.
     """
-    return _settled(_load(path))
+    return _settled(_load(path), {})
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:

@@ -21,8 +21,8 @@ import numpy as np
 import yaml
 
 from ovquant import pareto, selection
-from ovquant.records import Evaluation, Trial
-from ovquant.study import read_trials
+from ovquant.records import Trial
+from ovquant.study import STUDY_FILE, read_trials
 from ovquant.targets import load_target
 
 SHORT = {"visits": 6, "burst": 4, "discard": 1, "seconds": 0.1, "spread": 0, "tolerance": 0.5}
@@ -44,19 +44,15 @@ def searched(job: Path, target: Path, seed: int, n_trials: int, output: Path) ->
     done = subprocess.run(
         list(map(str, [sys.executable, "-m", "ovquant", "search", job, *options])), capture_output=True, text=True, check=False
     )
-    if not (output / "study.db").exists():
+    if not (output / STUDY_FILE).exists():
         raise RuntimeError(done.stdout + done.stderr)
-    return read_trials(output / "study.db")
+    return read_trials(output / STUDY_FILE)
 
 
 def points(trials: list[Trial]) -> np.ndarray:
     """Return divergence and latency over the baseline's of the feasible strategies, shape [N, 2]."""
-    found = [trial for trial in selection.eligible(trials) if trial.is_feasible and trial.strategy is not None]
-    pairs = [
-        (t.outcome.divergence.value, 1 / t.outcome.latency.speedup.value)
-        for t in found
-        if isinstance(t.outcome, Evaluation) and t.outcome.latency is not None
-    ]
+    found = selection.feasible(selection.eligible(trials))
+    pairs = [(trial.evaluation.divergence.value, 1 / selection.latency_of(trial).speedup.value) for trial in found]
     return np.array(pairs).reshape(-1, 2)
 
 
@@ -81,8 +77,7 @@ def main() -> None:
                 fronts[name] = points(trials)
                 if reference is None:
                     default = next(trial for trial in trials if trial.role == "default")
-                    assert isinstance(default.outcome, Evaluation)
-                    reference = np.array([default.outcome.divergence.value, 1.0])
+                    reference = np.array([default.evaluation.divergence.value, 1.0])
             assert reference is not None
             row = {
                 name: {

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from ovquant.operations import Operation
 
+# A network with a layer of each role.
+OPERATIONS = (
+    Operation(name="image", type="Parameter", inputs=()),
+    Operation(name="stem", type="Convolution", inputs=("image",)),
+    Operation(name="depthwise", type="GroupConvolution", inputs=("stem",), group_channels=(16, 1, 1)),
+    Operation(name="plus", type="Add", inputs=("depthwise", "stem")),
+    Operation(name="head", type="MatMul", inputs=("plus",)),
+    Operation(name="answer", type="Result", inputs=("head",)),
+)
+
 
 def ops(text: str) -> tuple[Operation, ...]:
     """Read lines like ``name = Type(input, input)``."""

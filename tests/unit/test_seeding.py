@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.operations import OPERATIONS
 from fakes.records import trial
 
 from ovquant import seeding
@@ -21,14 +22,6 @@ from ovquant.space import ModelFacts
 from ovquant.strategy import Strategy
 from ovquant.targets import Target, to_yaml
 
-OPERATIONS = (
-    Operation(name="image", type="Parameter", inputs=()),
-    Operation(name="stem", type="Convolution", inputs=("image",)),
-    Operation(name="depthwise", type="GroupConvolution", inputs=("stem",), group_channels=(16, 1, 1)),
-    Operation(name="plus", type="Add", inputs=("depthwise", "stem")),
-    Operation(name="head", type="MatMul", inputs=("plus",)),
-    Operation(name="answer", type="Result", inputs=("head",)),
-)
 RENAMED = tuple(
     dataclasses.replace(one, name=f"new {one.name}", inputs=tuple(f"new {name}" for name in one.inputs)) for one in OPERATIONS
 )

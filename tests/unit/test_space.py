@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import pytest
+from fakes.operations import OPERATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,14 +16,6 @@ from ovquant.space import Gene, Genome, ModelFacts, SearchSpace, build_space, nn
 from ovquant.strategy import DEFAULT_ALPHA_MATMUL, InferencePrecision, NncfTargetDevice, Strategy
 from ovquant.targets import Genes, Target, load_target, shipped_names
 
-OPERATIONS = (
-    Operation(name="image", type="Parameter", inputs=()),
-    Operation(name="stem", type="Convolution", inputs=("image",)),
-    Operation(name="depthwise", type="GroupConvolution", inputs=("stem",), group_channels=(16, 1, 1)),
-    Operation(name="plus", type="Add", inputs=("depthwise", "stem")),
-    Operation(name="head", type="MatMul", inputs=("plus",)),
-    Operation(name="answer", type="Result", inputs=("head",)),
-)
 WITHOUT_MATMUL = tuple(operation for operation in OPERATIONS if operation.type != "MatMul")
 EVERY_GENE = Genes.model_validate(
     {
