@@ -1,17 +1,19 @@
 """What other ways to quantize a model come to, beside ovquant: the same data, limit and time, measured together on the holdout.
 
-    python tests/benchmarks/peers_benchmark.py JOB.yaml [JOB.yaml ...] [--budget 180] [--json FILE]
+    python tests/benchmarks/peers_benchmark.py JOB.yaml ... [--budget 180] [--peers NAME ...] [--splits 1] [--json FILE]
 
 The peers, each on the job's calibration and validation items, stopped after the budget where they have steps to stop between:
 
 - NNCF default: `nncf.quantize` with model and data;
+- NNCF transformer: the same with the model type that it has for transformers;
 - accuracy control: `nncf.quantize_with_accuracy_control` with the job's first metric and its limit;
 - best preset: `nncf.quantize` with each preset and model type; of those within the limit the fastest by ``benchmark_app -t 2``;
 - TPE: Optuna's TPESampler on the genes of the job's target; `nncf.quantize`, all validation items, ``benchmark_app -t 2``;
 - ovquant: ``ovquant search`` with the budget; its two minutes of final timing come on top.
 
 The models are then timed in turns over two minutes and run on the holdout. "Dominates": less divergence at no more latency, both
-by point estimates; brackets hold 95 % intervals. Let nothing else run meanwhile.
+by point estimates; brackets hold 95 % intervals. ``--splits N`` repeats all with N divisions of the items, and tells means.
+Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,12 @@ def default(case: Case) -> Tried:
     return Tried(path, np.nan, np.nan, np.nan, case.bench.own_precision)
 
 
+def transformer(case: Case) -> Tried:
+    """NNCF's default for transformers."""
+    model = nncf.quantize(case.bench.model, case.calibration, model_type=nncf.ModelType.TRANSFORMER)
+    return Tried(case.save(model, "transformer"), np.nan, np.nan, np.nan, case.bench.own_precision)
+
+
 def accuracy_control(case: Case) -> Tried:
     """NNCF's loop that gives layers back until the metric is within the limit."""
     whole = nncf.Dataset(list(range(len(case.items))), lambda index: case.items[index])
@@ -170,7 +178,8 @@ def tpe(case: Case) -> Tried:
 def ovquant(case: Case, job: Path) -> Tried:
     """The search, from the command line."""
     output = case.folder / "ovquant"
-    command = ["ovquant", "search", str(job), "--budget", f"{case.budget_s:g}", "-o", str(output), "-q"]
+    options = ["--budget", f"{case.budget_s:g}", "--seed", str(case.job.seed), "-o", str(output), "-q"]
+    command = [sys.executable, "-m", "ovquant", "search", str(job), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not (output / "best").exists():
         raise RuntimeError(done.stderr)
@@ -180,10 +189,13 @@ def ovquant(case: Case, job: Path) -> Tried:
     return Tried(path, np.nan, np.nan, np.nan, precision)
 
 
-def peers(job: Path) -> Iterator[tuple[str, Callable[[Case], Tried]]]:
-    """Yield names and ways."""
-    yield from {"NNCF default": default, "accuracy control": accuracy_control, "best preset": best_preset, "TPE": tpe}.items()
-    yield "ovquant", lambda case: ovquant(case, job)
+PEERS: dict[str, Callable[[Case], Tried]] = {
+    "NNCF default": default,
+    "NNCF transformer": transformer,
+    "accuracy control": accuracy_control,
+    "best preset": best_preset,
+    "TPE": tpe,
+}
 
 
 def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float]) -> list[dict[str, Any]]:
@@ -238,33 +250,55 @@ def dominates(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return bool(is_closer and first["speedup"]["value"] >= second["speedup"]["value"])
 
 
+def compared(path: Path, budget_s: float, names: list[str], seed: int | None) -> list[dict[str, Any]]:
+    """Run peers and ovquant on a job, print and return their figures."""
+    ways = {name: PEERS[name] for name in names} | {"ovquant": lambda case: ovquant(case, path)}
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(load_job(path, {} if seed is None else {"seed": seed}), Path(folder), budget_s)
+        models, used_s = {}, {}
+        for name, way in ways.items():
+            start = time.perf_counter()
+            try:
+                models[name] = way(case)
+            except Exception as error:  # a peer that fails is a result
+                print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
+            used_s[name] = time.perf_counter() - start
+            print(f"{name}: {used_s[name]:.0f} s", flush=True)
+        print(f"{path.name}: {case.job.model}, seed {case.job.seed}, limit {case.limit:.4f}")
+        rows = measured(case.bench, models, used_s)
+        told(rows)
+        case.bench.close()
+    return rows
+
+
+def told_means(splits: list[list[dict[str, Any]]]) -> None:
+    """Print means over splits."""
+    for name in dict.fromkeys(row["name"] for rows in splits for row in rows):
+        mine = [row for rows in splits for row in rows if row["name"] == name]
+        means = {key: np.mean([row[key]["value"] for row in mine]) for key in ("drop", "divergence", "speedup")}
+        print(f"{name:20s}mean of {len(mine)}: " + ", ".join(f"{key} {value:.4g}" for key, value in means.items()))
+
+
 def main() -> None:
     """Run all peers on all jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", type=Path, nargs="+")
     parser.add_argument("--budget", type=float, default=180.0, help="seconds for each peer")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    figures = {}
+    figures: dict[str, list[list[dict[str, Any]]]] = {}
     for path in arguments.jobs:
-        with tempfile.TemporaryDirectory() as folder:
-            case = Case(load_job(path, {}), Path(folder), arguments.budget)
-            models, used_s = {}, {}
-            for name, way in peers(path):
-                start = time.perf_counter()
-                try:
-                    models[name] = way(case)
-                except Exception as error:  # a peer that fails is a result
-                    print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
-                used_s[name] = time.perf_counter() - start
-                print(f"{name}: {used_s[name]:.0f} s", flush=True)
-            print(f"{path.name}: {case.job.model}, limit {case.limit:.4f}")
-            figures[path.name] = measured(case.bench, models, used_s)
-            told(figures[path.name])
-            case.bench.close()
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        seeds = [None] if arguments.splits == 1 else list(range(arguments.splits))
+        figures[path.name] = []
+        for seed in seeds:
+            figures[path.name].append(compared(path, arguments.budget, arguments.peers, seed))
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        if arguments.splits > 1:
+            told_means(figures[path.name])
 
 
 if __name__ == "__main__":

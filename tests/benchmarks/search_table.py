@@ -43,8 +43,8 @@ class Recorder:
         self._last: np.ndarray | None = None
         score = bench._validator.score
 
-        def kept(outputs: Any, split: Any) -> Any:
-            values, items = score(outputs, split)
+        def kept(outputs: Any, theirs: Any, split: Any) -> Any:
+            values, items = score(outputs, theirs, split)
             self._last = items[0] if items else None
             return values, items
 
