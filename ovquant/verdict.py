@@ -118,7 +118,7 @@ def decide(
         executor: where to measure.
         rules: objectives and constraints. A limit on divergence that was NNCF's default's on validation items must be left
             out: on the holdout it is NNCF's default's there.
-        finalists: at most three feasible trials, at least one.
+        finalists: at least one, feasible.
         default: NNCF's default, None if it failed.
         own_precision: of the baseline.
 

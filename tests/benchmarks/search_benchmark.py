@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -197,7 +199,7 @@ SAMPLERS: dict[str, Callable[[Table, int], Iterator[Genome]]] = {
 
 def curve(table: Table, proposals: Iterator[Genome], n_evaluations: int, *, has_repeats: bool) -> list[float]:
     """Return the hypervolume after each evaluation, as a share of the whole table's."""
-    whole = table.hypervolume(list(table.objectives))
+    whole = table.hypervolume(list(table.objectives)) or 1.0  # a table of a few strategies may hold none that is better
     tried: list[Genome] = []
     shares: list[float] = []
     n_repeats = 0
@@ -213,6 +215,12 @@ def curve(table: Table, proposals: Iterator[Genome], n_evaluations: int, *, has_
     return shares + [shares[-1]] * (n_evaluations - len(shares))
 
 
+def replay(table: Table, name: str, seed: int, *, has_repeats: bool) -> list[float]:
+    """Return the curve of one sampler from one seed."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return curve(table, SAMPLERS[name](table, seed), max(LOOKS), has_repeats=has_repeats)
+
+
 def main() -> None:
     """Replay and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -220,8 +228,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS), help="ovquant first")
     arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves: dict[str, dict[str, np.ndarray]] = {}
     for path in arguments.tables:
         table = Table.of(path, arguments.max_drop)
@@ -231,11 +239,12 @@ def main() -> None:
             f"{len({ratio for _, ratio in table.objectives.values()})} kernels, {n_front} on the front"
         )
         curves[table.name] = {}
-        for has_repeats in (False, True):
-            for name, sampler in SAMPLERS.items():
-                label = f"{name}+repeats" if has_repeats else name
-                runs = [curve(table, sampler(table, s), max(LOOKS), has_repeats=has_repeats) for s in range(arguments.seeds)]
-                curves[table.name][label] = np.array(runs)
+        with multiprocessing.Pool() as pool:
+            for has_repeats in (False, True):
+                for name in arguments.samplers:
+                    label = f"{name}+repeats" if has_repeats else name
+                    run = functools.partial(replay, table, name, has_repeats=has_repeats)
+                    curves[table.name][label] = np.array(pool.map(run, range(arguments.seeds), chunksize=1))
         report(curves[table.name])
     if arguments.plot is not None:
         plot(curves, arguments.plot)

@@ -1,11 +1,13 @@
 """Every strategy of a small search space, evaluated once and without racing, for samplers to be replayed on.
 
-    python tests/benchmarks/search_table.py JOB.yaml TABLE.npz [--limit N]
+    python tests/benchmarks/search_table.py JOB.yaml TABLE.npz [--limit N] [--time-again]
 
 The table holds, for each canonical genome in lexicographic order: code, divergence and score of each validation item (float32;
-NaN where it failed) and the index of its kernels; one latency over the baseline's for each set of kernels, timed once by the
-target's ranking plan; and for every genome which row is its canonical one. It is written after every group, and the same command
-goes on with what is there. ``--limit`` takes genomes spread evenly.
+NaN where it failed) and the index of its kernels; one latency over the baseline's for each set of kernels; and for every genome
+which row is its canonical one. In the end all sets of kernels and the baseline are timed in one run, in turns, by the target's
+verdict plan: a search's own short measurements drift by more than kernels differ. Let nothing else run then. The table is
+written after every group, and the same command goes on with what is there; ``--time-again`` times anew. ``--limit`` takes genomes
+spread evenly.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ import numpy as np
 from ovquant.evaluation import Workbench
 from ovquant.inspection import inspect
 from ovquant.job import load_job
-from ovquant.records import Evaluation
+from ovquant.latency import relative_speedup
+from ovquant.records import Comparison, Evaluation, FloatModel
 from ovquant.session import open_workbench
 from ovquant.space import Genome, SearchSpace, build_space, nncf_default
 from ovquant.strategy import Strategy
-from ovquant.tasks import Task
+from ovquant.tasks import ComparisonTask, Task
 
 GROUP = 20
-TOGETHER = 4
 
 
 class Recorder:
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("job", type=Path)
     parser.add_argument("table", type=Path)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--time-again", action="store_true")
     arguments = parser.parse_args()
     job = load_job(arguments.job, {})
     with tempfile.TemporaryDirectory() as folder:
@@ -119,6 +122,7 @@ def main() -> None:
             "ratios": np.zeros(0),
             "keys": np.zeros(0, dtype="<U64"),
             "n_done": np.array(0),
+            "is_timed": np.array(False),
         }
         if arguments.table.exists():
             with np.load(arguments.table) as kept:
@@ -126,6 +130,10 @@ def main() -> None:
                     raise SystemExit(f"{arguments.table}: is of another space")
                 table = dict(kept)
         fill(table, Recorder(bench), space, genomes, arguments.table)
+        if arguments.time_again or not table["is_timed"]:
+            table["ratios"] = timed(table, bench, space, genomes)
+            table["is_timed"] = np.array(True)
+            save(table, arguments.table)
         bench.close()
 
 
@@ -148,12 +156,33 @@ def fill(table: dict[str, Any], recorder: Recorder, space: SearchSpace, genomes:
             "keys": np.array(list(ratios)),
             "ratios": np.array(list(ratios.values())),
             "n_done": np.array(first + len(group)),
+            "is_timed": np.array(False),
         }
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, **table)
+        save(table, path)
         each_s = (time.perf_counter() - start) / (first + len(group) - n_before)
         left_s = each_s * (len(genomes) - first - len(group))
         print(f"{first + len(group)} of {len(genomes)}, {len(ratios)} kernels, {left_s / 60:.0f} min left", flush=True)
+
+
+def timed(table: dict[str, Any], bench: Workbench, space: SearchSpace, genomes: list[Genome]) -> np.ndarray:
+    """Return the latency of each set of kernels over the baseline's, all timed in turns."""
+    rows = [int(np.flatnonzero(table["kernels"] == index)[0]) for index in range(len(table["keys"]))]
+    print(f"timing {len(rows)} sets of kernels", flush=True)
+    subjects = (FloatModel(inference_precision=bench.own_precision), *(space.strategy_from_genome(genomes[row]) for row in rows))
+    found = bench.compare(ComparisonTask(bench=bench.spec, subjects=subjects))
+    if not isinstance(found, Comparison):
+        raise SystemExit(f"{found.stage}: {found.message}")
+    baseline, *others = found.latencies
+    speedups = [relative_speedup(latency, baseline) for latency in others]
+    widths = [speedup.high / speedup.low - 1 for speedup in speedups]
+    print(f"intervals are {np.median(widths):.1%} wide in the median, {np.max(widths):.1%} at most", flush=True)
+    return np.array([1 / speedup.value for speedup in speedups])
+
+
+def save(table: dict[str, Any], path: Path) -> None:
+    """Write the table."""
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **table)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_with_amx_sums_do_not_saturate_and_bf16_comes_first_where_it_is_fast() -
     )
     target = target_of(amx)
     assert target.nncf_target_device == "CPU_SPR"
-    assert target.genes.overflow_fix == ("first_layer_only", "disable")
+    assert target.genes.overflow_fix == ("first_layer_only",)
     assert target.requirements.cpu_flags_any == ("amx_int8",)
     assert target.requirements.capabilities == ("INT8", "BF16")
     assert target.genes.inference_precision == ("bf16", "f32")

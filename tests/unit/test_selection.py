@@ -154,8 +154,11 @@ def test_finalists_are_feasible_and_in_order() -> None:
         trial(4, ratio=0.7),
         trial(5, ratio=0.3),
         trial(6, ratio=0.6),
+        trial(7, ratio=0.8),
+        trial(8, ratio=0.9),
+        trial(9, ratio=0.99, divergence=0.001),
     ]
-    assert numbers(finalists(trials, PARETO)) == [5, 1, 6]
+    assert numbers(finalists(trials, PARETO)) == [5, 1, 6, 4, 9]
 
 
 def test_the_same_graph_at_two_precisions_is_two_finalists() -> None:
