@@ -20,7 +20,8 @@ from ovquant.loop import Listener, Progress
 from ovquant.options import job_of
 from ovquant.records import Trial
 from ovquant.session import JOB_FILE
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 from ovquant.verdict import Row, Verdict
 
 

@@ -40,7 +40,8 @@ from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome,
 from ovquant.report import writing
 from ovquant.session import JOB_FILE, Session, bench_of, open_session
 from ovquant.strategy import Strategy
-from ovquant.study import STUDY_FILE, Study, read_trials
+from ovquant.study import Study, read_trials
+from ovquant.studyfile import STUDY_FILE
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.turns import SystemClock

@@ -24,7 +24,8 @@ from ovquant.records import Failure, Trial, outcome_to_json
 from ovquant.selection import Pick
 from ovquant.session import JOB_FILE, Session, open_session
 from ovquant.strategy import InferencePrecision, Strategy
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 RESULT_FILE = "result.json"
 TRIALS_FILE = "trials.csv"

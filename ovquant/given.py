@@ -17,7 +17,7 @@ import numpy as np
 from ovquant import runtime
 from ovquant.datasets.objects import Raw, first_inputs, is_shuffled, items_of, raw_items, stored, to_array
 from ovquant.errors import DataError, ModelError, OutputError, UsageError
-from ovquant.study import STUDY_FILE
+from ovquant.studyfile import STUDY_FILE
 from ovquant.workplace import GIVEN
 
 _TOLD = 300  # characters of a message

@@ -241,6 +241,7 @@ class Comparison:
 
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Evaluation | Failure, Field(discriminator="kind")])
+_LATENCY: TypeAdapter[Latency] = TypeAdapter(Latency)
 _STRATEGY: TypeAdapter[Strategy] = TypeAdapter(Strategy)
 
 
@@ -253,6 +254,11 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 def outcome_from_json(content: dict[str, Any]) -> Outcome:
     """Return the outcome that `outcome_to_json` wrote."""
     return _OUTCOME.validate_python(content)
+
+
+def latency_from_json(content: dict[str, Any]) -> Latency:
+    """Return the latency that `outcome_to_json` wrote as part of an evaluation."""
+    return _LATENCY.validate_python(content)
 
 
 def sharing(evaluation: Evaluation, known: dict[str | None, Latency]) -> Evaluation:

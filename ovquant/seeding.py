@@ -17,7 +17,8 @@ from ovquant.selection import Pick
 from ovquant.selectors import NO_SCOPE, ScopeSelector
 from ovquant.space import Genome, ModelFacts, SearchSpace, build_space
 from ovquant.strategy import Strategy, StrategySpec
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 from ovquant.targets import MAX_VALUES_PER_GENE, Target
 
 _RECIPE = "recipe.yaml"

@@ -13,9 +13,9 @@ from ovquant.objectives import Rules
 from ovquant.records import Failure, Latency, Trial
 
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
-# Latencies of the search are off by some per cent. On tables of 768 strategies with such errors, the winner of three finalists
-# was up to 0.9 points slower than the one that exact latencies name; more than five gained next to nothing.
 N_FINALISTS = 5
+# What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
+_REACHES = (0.05, 0.1, 0.2)
 _RESOLUTION = (0.03, 0.05)
 
 
@@ -95,20 +95,33 @@ def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules, *
 
 
 def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
-    """Return at most five feasible trials, most preferred first; equal models count once.
+    """Return at most five feasible trials and NNCF's default, most preferred first; equal models count once.
 
-    The last place is for the lowest divergence of all: where limits are tight, the fastest ones are the first to break them.
+    In pareto mode these are the most preferred one, the fastest, and those of least divergence among what was timed as at most
+    5, 10 and 20 % slower than that, and of all: once they are timed together, one that diverges less may turn out to be as
+    fast. In the other modes they are the fittest and the one of least divergence, and so where places are left: where limits
+    are tight, the fittest are the first to break them. NNCF's default is timed with them in any case.
     """
-    candidates: list[Trial] = []
-    seen: set[tuple[str, str]] = set()
+    candidates: dict[tuple[str, str], Trial] = {}
     for trial in feasible(trials):
-        key = (trial.evaluation.graph_digest, trial.strategy.inference_precision if trial.strategy else "")
-        if key not in seen:
-            seen.add(key)
-            candidates.append(trial)
-    ordered = order(candidates, [latency_of(trial) for trial in candidates], rules)
-    chosen, rest = ordered[: N_FINALISTS - 1], ordered[N_FINALISTS - 1 :]
-    return [*chosen, *sorted(rest, key=lambda trial: trial.evaluation.divergence.value)[:1]]
+        precision = trial.strategy.inference_precision if trial.strategy else ""
+        candidates.setdefault((trial.evaluation.graph_digest, precision), trial)
+    ordered = order(list(candidates.values()), [latency_of(trial) for trial in candidates.values()], rules)
+    if not ordered:
+        return []
+    chosen = [ordered[0], _closest(ordered)]
+    if rules.is_pareto:
+        ratios = [latency_of(trial).ratio.value for trial in ordered]
+        chosen += [ordered[int(np.argmin(ratios))]]
+        for reach in _REACHES:
+            chosen.append(_closest([t for t, ratio in zip(ordered, ratios, strict=True) if ratio <= min(ratios) * (1 + reach)]))
+    numbers = list(dict.fromkeys(trial.number for trial in [*chosen, *ordered]))[:N_FINALISTS]
+    return [trial for trial in ordered if trial.number in numbers or trial.role == "default"]
+
+
+def _closest(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of least divergence."""
+    return min(trials, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
 
 
 def nearest_miss(trials: Sequence[Trial]) -> Trial | None:

@@ -144,7 +144,8 @@ def decide(
     if default is not None:
         lines.append(("NNCF default", _key(default), default))
     lines.append(("winner", _key(winner), winner))
-    lines.extend(("finalist", _key(trial), trial) for trial in ordered if trial.number != winner.number)
+    shown = {line[1] for line in lines}
+    lines.extend(("finalist", _key(trial), trial) for trial in ordered if _key(trial) not in shown)
     table = tuple(
         Row(
             name=name,
@@ -152,7 +153,7 @@ def decide(
             trial=None if trial is None else trial.number,
             evaluation=evaluations[key],
             latency=latencies[key],
-            judgement=judged(trial) if trial is not None and name in {"winner", "finalist"} else None,
+            judgement=judged(trial) if trial in ordered else None,
         )
         for name, key, trial in lines
     )

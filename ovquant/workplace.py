@@ -29,7 +29,8 @@ from ovquant.job import Job, with_absolute_paths
 from ovquant.log import log, logging_to
 from ovquant.records import Failure, Trial
 from ovquant.session import INSPECTION_FILE, JOB_FILE, TARGET_FILE, Session, inspected_on
-from ovquant.study import STUDY_FILE, Study, read_fingerprint
+from ovquant.study import Study, read_fingerprint
+from ovquant.studyfile import STUDY_FILE
 from ovquant.targets import to_yaml
 
 LOG_FILE = "log.jsonl"

@@ -21,7 +21,8 @@ from ovquant.inspection import Inspection
 from ovquant.job import Job, load_job
 from ovquant.records import Trial
 from ovquant.session import INSPECTION_FILE, JOB_FILE, TARGET_FILE
-from ovquant.study import STUDY_FILE, read_genes, read_trials, snapshot
+from ovquant.study import read_genes, read_trials
+from ovquant.studyfile import STUDY_FILE, snapshot
 from ovquant.targets import Target, load_target
 from ovquant.verdict import Verdict
 from ovquant.workplace import LOG_FILE, WRITER_FILE

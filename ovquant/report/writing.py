@@ -13,7 +13,7 @@ from ovquant.errors import OutputError, UsageError, first_line
 from ovquant.report import page, text
 from ovquant.report.content import content
 from ovquant.report.source import Source, read
-from ovquant.study import STUDY_FILE
+from ovquant.studyfile import STUDY_FILE
 
 Format: TypeAlias = Literal["html", "md", "json"]
 REFRESH_S = 30.0  # of a page about a search that is running

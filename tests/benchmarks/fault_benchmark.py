@@ -31,7 +31,8 @@ from ovquant.contained import ContainedExecutor, Limits
 from ovquant.job import load_job
 from ovquant.loop import Progress
 from ovquant.records import Failure
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 _SHARE = 0.8  # of the trials after which a fault is ordered; some are taken up two trials later
 

@@ -28,7 +28,8 @@ from ovquant import commands
 from ovquant.console import Console
 from ovquant.job import load_job
 from ovquant.records import Trial
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 JOB = Path(__file__).parents[2] / "examples" / "digits" / "job.yaml"
 

@@ -24,7 +24,8 @@ import psutil
 import yaml
 from scipy import stats
 
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 ROOT = Path(__file__).parents[2]
 N_BLOCKS = 10  # of the second half

@@ -165,8 +165,13 @@ def tpe(case: Case) -> Tried:
         labels = {gene.name: trial.suggest_categorical(gene.name, gene.labels) for gene in space.genes}
         strategy = space.strategy_from_genome(space.genome_from_labels(labels))
         if strategy not in tried:
-            model = quantize(case.bench.model, strategy, case.samples[: strategy.subset_size], case.bench.operations)
-            tried[strategy] = case.tried(model, f"tpe{len(tried)}", strategy.inference_precision)
+            try:
+                model = quantize(case.bench.model, strategy, case.samples[: strategy.subset_size], case.bench.operations)
+                tried[strategy] = case.tried(model, f"tpe{len(tried)}", strategy.inference_precision)
+            except Exception as error:  # outputs that are not finite, for one
+                print(f"TPE: {type(error).__name__}: {error}", flush=True)
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
         found = tried[strategy]
         trial.set_user_attr("excess", found.drop - case.limit)
         study.tell(trial, [found.divergence, found.latency_ms])

@@ -22,7 +22,8 @@ import yaml
 
 from ovquant import pareto, selection
 from ovquant.records import Trial
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 from ovquant.targets import load_target
 
 SHORT = {"visits": 6, "burst": 4, "discard": 1, "seconds": 0.1, "spread": 0, "tolerance": 0.5}

@@ -26,7 +26,8 @@ from ovquant.job import Job
 from ovquant.loop import Progress
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Trial
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 clusters = pytest.importorskip("clusters")
 RESOURCE = {"ovquant-target-cpu": 1}

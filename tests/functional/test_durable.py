@@ -20,9 +20,10 @@ import psutil
 import pytest
 from conftest import Run
 
-from ovquant import study, workplace
+from ovquant import studyfile, workplace
 from ovquant.records import Evaluation
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 OUTPUT = 7
 METRIC = """
@@ -211,7 +212,7 @@ def test_a_study_that_is_locked_for_a_while_is_waited_for(run: Run, conv_case: t
 def test_a_study_that_stays_locked_ends_the_search_and_it_goes_on_later(
     run: Run, conv_case: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "_LOCKED_S", 0.1)
+    monkeypatch.setattr(studyfile, "_LOCKED_S", 0.1)
     output = tmp_path / "out"
     options = interrupted(tmp_path, LOCKED.format(study=str(output / STUDY_FILE), seconds=1000.0))
     result = run("search", conv_case[0], "--data", conv_case[1], *options, "-o", output, code=OUTPUT)

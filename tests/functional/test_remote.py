@@ -30,7 +30,8 @@ from ovquant.loop import Progress
 from ovquant.metering import Ready
 from ovquant.records import Failure, Trial
 from ovquant.strategy import InferencePrecision
-from ovquant.study import STUDY_FILE, read_fingerprint, read_trials
+from ovquant.study import read_fingerprint, read_trials
+from ovquant.studyfile import STUDY_FILE
 from ovquant.targets import MeasurementPlan
 from ovquant.turns import Turns
 

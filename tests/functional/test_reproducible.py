@@ -13,7 +13,8 @@ from ovquant import commands
 from ovquant.console import Console
 from ovquant.job import Job
 from ovquant.records import Trial
-from ovquant.study import STUDY_FILE, read_trials
+from ovquant.study import read_trials
+from ovquant.studyfile import STUDY_FILE
 
 
 @pytest.fixture

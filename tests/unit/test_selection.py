@@ -145,6 +145,25 @@ def test_finalists_are_the_most_preferred_of_distinct_models(
     assert len(set(graphs)) == len(graphs) == min(N_FINALISTS, len({final.evaluation.graph_digest for final in trials}))
 
 
+def test_finalists_are_the_closest_ones_by_how_much_slower_they_may_have_been_timed() -> None:
+    trials = [
+        trial(1, ratio=0.500, divergence=0.50),
+        trial(2, ratio=0.510, divergence=0.40),
+        trial(3, ratio=0.512, divergence=0.45),
+        trial(4, ratio=0.540, divergence=0.30),
+        trial(5, ratio=0.541, divergence=0.35),
+        trial(6, ratio=0.590, divergence=0.20),
+        trial(7, ratio=0.900, divergence=0.10),
+    ]
+    assert numbers(finalists(trials, PARETO)) == [2, 1, 4, 6, 7]
+
+
+def test_the_default_is_a_finalist_beside_the_others() -> None:
+    trials = [trial(number, ratio=0.5 + number / 20, role="default" if number == 9 else "candidate") for number in range(10)]
+    assert numbers(finalists(trials, PARETO)) == [0, 1, 2, 3, 4, 9]
+    assert numbers(finalists([*trials[:9], trial(9, role="default", violation=1.0)], PARETO)) == [0, 1, 2, 3, 4]
+
+
 def test_finalists_are_feasible_and_in_order() -> None:
     trials = [
         baseline(),

@@ -15,7 +15,8 @@ import pytest
 
 from ovquant.errors import OutputError
 from ovquant.report.source import read
-from ovquant.study import read_trials, snapshot
+from ovquant.study import read_trials
+from ovquant.studyfile import snapshot
 
 
 def note_writer(output: Path, pid: int, *, host: str | None = None, ago_s: float = 0.0) -> None:
