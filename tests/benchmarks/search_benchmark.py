@@ -4,8 +4,8 @@
 
 Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
 reference point is NNCF default's divergence and the baseline's latency, or the slowest strategy's where none is faster than that.
-All samplers get the same genes and begin with NNCF's default. A genome that was tried before is no evaluation, and 20 of them end a
-sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians over seeds of the share of the front's
+All samplers get the same genes and begin with NNCF's default. A genome that was tried before is no evaluation, and 20 of them end
+a sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians over seeds of the share of the front's
 hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval.
 """
 
