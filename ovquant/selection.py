@@ -51,33 +51,31 @@ def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
     return max(candidates, key=lambda trial: (trial.fitness or 0.0, -trial.number))
 
 
-def fastest(trials: Sequence[Trial], latencies: Sequence[Latency], *, is_one_run: bool = False) -> Trial:
+def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
 
     A latency cannot be told from the fastest one's if it lies within the interval of that; but 3 % always count as equal, since
-    bursts of a few seconds do not show how a machine drifts over minutes. Of latencies that were measured at different times
-    more than 5 % never do: an interval that wide says that the machine was busy just then.
+    bursts of a few seconds do not show how a machine drifts over minutes. More than 5 % never do: an interval that wide says
+    that the machine was busy just then, and would let a much slower model win by a little less divergence.
 
     Args:
         trials: feasible ones, at least one.
         latencies: one per trial.
-        is_one_run: they were measured in turns in one run.
     """
     quickest = min(latencies, key=lambda latency: latency.ratio.value)
     low, high = (quickest.ratio.value * (1 + share) for share in _RESOLUTION)
-    limit = max(quickest.ratio.high, low) if is_one_run else min(max(quickest.ratio.high, low), high)
+    limit = min(max(quickest.ratio.high, low), high)
     tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit]
     return min(tied, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
 
 
-def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules, *, is_one_run: bool = False) -> list[Trial]:
+def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -> list[Trial]:
     """Return trials from most to least preferred.
 
     Args:
         trials: feasible ones.
         latencies: one per trial, the ones that count now.
         rules: mode.
-        is_one_run: see `fastest`.
     """
     left = list(zip(trials, latencies, strict=True))
     if not rules.is_pareto:
@@ -88,7 +86,7 @@ def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules, *
         return [trial for trial, _ in sorted(left, key=lambda pair: (-fitness(pair), pair[0].number))]
     ordered = []
     while left:
-        chosen = fastest([trial for trial, _ in left], [latency for _, latency in left], is_one_run=is_one_run)
+        chosen = fastest([trial for trial, _ in left], [latency for _, latency in left])
         ordered.append(chosen)
         left = [pair for pair in left if pair[0].number != chosen.number]
     return ordered

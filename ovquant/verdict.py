@@ -128,7 +128,7 @@ def decide(
     subjects = _subjects(finalists, default, own_precision)
     comparison = _compare(bench, executor, subjects)
     latencies = dict(zip(subjects, comparison.latencies, strict=True))
-    ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules, is_one_run=True)
+    ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = _on_holdout(bench, executor, subjects)
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
     if default is not None and is_limit_from_default:

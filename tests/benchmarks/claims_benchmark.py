@@ -114,7 +114,7 @@ def search(number: int, table: Table, items: Items, n_trials: int, max_drop: flo
         return None
     again = {t.number: items.measured(genomes[t.number], unseen, table.objectives[genomes[t.number]][1]) for t in finalists}
     latencies = [latency for t in finalists if (latency := again[t.number].latency) is not None]
-    ordered = selection.order(finalists, latencies, rules, is_one_run=True)
+    ordered = selection.order(finalists, latencies, rules)
     judged = [verdict.judge(again[t.number], rules) for t in ordered]
     place = next((place for place, judgement in enumerate(judged) if judgement != "refuted"), 0)
     winner = ordered[place]
