@@ -42,7 +42,11 @@ class Economy:
         """Return it as a line for people."""
         parts = [f"{self.n_models} candidates run {self.n_structures} different sets of kernels, each timed once"]
         if self.n_same:
-            parts.append(f"{self.n_same} models equal an earlier one and were not run")
+            parts.append(
+                "1 model equals an earlier one and was not run"
+                if self.n_same == 1
+                else f"{self.n_same} models equal an earlier one and were not run"
+            )
         if self.n_stopped:
             parts.append(f"{self.n_stopped} were stopped early; {self.items_saved:.0%} of validation items saved")
         if self.n_screened:
