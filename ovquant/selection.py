@@ -15,7 +15,7 @@ from ovquant.records import Failure, Latency, Trial
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 5
 # What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
-_REACHES = (0.05, 0.1, 0.2)
+_REACHES = (0.0, 0.05, 0.1, 0.2)
 _RESOLUTION = (0.03, 0.05)
 
 
@@ -65,8 +65,7 @@ def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     quickest = min(latencies, key=lambda latency: latency.ratio.value)
     low, high = (quickest.ratio.value * (1 + share) for share in _RESOLUTION)
     limit = min(max(quickest.ratio.high, low), high)
-    tied = [trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit]
-    return min(tied, key=lambda trial: (trial.evaluation.divergence.value, trial.number))
+    return _closest([trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit])
 
 
 def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -> list[Trial]:
@@ -110,7 +109,6 @@ def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
     chosen = [ordered[0], _closest(ordered)]
     if rules.is_pareto:
         ratios = [latency_of(trial).ratio.value for trial in ordered]
-        chosen += [ordered[int(np.argmin(ratios))]]
         for reach in _REACHES:
             chosen.append(_closest([t for t, ratio in zip(ordered, ratios, strict=True) if ratio <= min(ratios) * (1 + reach)]))
     numbers = list(dict.fromkeys(trial.number for trial in [*chosen, *ordered]))[:N_FINALISTS]

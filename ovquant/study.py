@@ -107,8 +107,9 @@ class Study:
         with warnings.catch_warnings(), storage_faults(), many_at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._file = StudyFile(path)
-            self._sampler.population_size = self._file.attributes.get(_POPULATION) or population
-            if _POPULATION not in self._file.attributes:
+            kept = self._file.attributes
+            self._sampler.population_size = kept.get(_POPULATION) or population
+            if _POPULATION not in kept:
                 self._file.set_attribute(_POPULATION, population)
             for trial in self._file.trials(TrialState.RUNNING):
                 self._close(trial)
@@ -304,9 +305,7 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         OutputError: no study there, or it cannot be read.
     """
-    with many_at_once():
-        trials = opened(path).trials()
-    return _settled(trials, _Latencies())
+    return _settled(opened(path).trials(), _Latencies())
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:

@@ -63,7 +63,8 @@ class StudyFile:
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in these states, or all."""
-        return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
+        with many_at_once():
+            return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
 
     def add(self, trial: FrozenTrial) -> None:
         """Write a trial, whole, in one transaction; it gets the next number."""

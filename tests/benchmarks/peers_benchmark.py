@@ -109,16 +109,11 @@ class Case:
         return min(fitting, key=lambda one: one.latency_ms) if fitting else min(tried, key=lambda one: one.drop)
 
 
-def default(case: Case) -> Tried:
-    """NNCF's default."""
-    path = case.save(nncf.quantize(case.bench.model, case.calibration), "default")
-    return Tried(path, np.nan, np.nan, np.nan, case.bench.own_precision)
-
-
-def transformer(case: Case) -> Tried:
-    """NNCF's default for transformers."""
-    model = nncf.quantize(case.bench.model, case.calibration, model_type=nncf.ModelType.TRANSFORMER)
-    return Tried(case.save(model, "transformer"), np.nan, np.nan, np.nan, case.bench.own_precision)
+def default(case: Case, model_type: nncf.ModelType | None = None) -> Tried:
+    """NNCF's default, or that for a model type."""
+    model = nncf.quantize(case.bench.model, case.calibration, model_type=model_type)
+    name = "default" if model_type is None else model_type.value
+    return Tried(case.save(model, name), np.nan, np.nan, np.nan, case.bench.own_precision)
 
 
 def accuracy_control(case: Case) -> Tried:
@@ -195,7 +190,7 @@ def ovquant(case: Case, job: Path) -> Tried:
 
 PEERS: dict[str, Callable[[Case], Tried]] = {
     "NNCF default": default,
-    "NNCF transformer": transformer,
+    "NNCF transformer": lambda case: default(case, nncf.ModelType.TRANSFORMER),
     "accuracy control": accuracy_control,
     "best preset": best_preset,
     "TPE": tpe,
@@ -258,7 +253,7 @@ def compared(path: Path, budget_s: float, names: list[str], seed: int | None) ->
     """Run peers and ovquant on a job, print and return their figures."""
     ways = {name: PEERS[name] for name in names} | {"ovquant": lambda case: ovquant(case, path)}
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(load_job(path, {} if seed is None else {"seed": seed}), Path(folder), budget_s)
+        case = Case(load_job(path, {"seed": seed}), Path(folder), budget_s)
         models, used_s = {}, {}
         for name, way in ways.items():
             start = time.perf_counter()

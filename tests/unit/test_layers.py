@@ -1,22 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from fakes.operations import OPERATIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovquant.layers import ScopeGenes
-from ovquant.operations import Operation
 from ovquant.scopes import resolve
 from ovquant.selectors import NO_SCOPE, ScopeSelector
 
-OPERATIONS = (
-    Operation(name="image", type="Parameter", inputs=()),
-    Operation(name="stem", type="Convolution", inputs=("image",)),
-    Operation(name="depth", type="GroupConvolution", inputs=("stem",), group_channels=(16, 1, 1)),
-    Operation(name="plus", type="Add", inputs=("depth", "stem")),
-    Operation(name="head", type="MatMul", inputs=("plus",)),
-    Operation(name="answer", type="Result", inputs=("head",)),
-)
 CHOICES = (
     NO_SCOPE,
     ScopeSelector(roles=("first_convolution",)),
