@@ -74,12 +74,13 @@ def _measure(task: Mapping[str, Any]) -> dict[str, int] | None:
     with np.load(task["sample"], allow_pickle=False) as arrays:
         sample = {name: arrays[key] for key, name in task["names"].items()}
     runtime.device_name(task["device"])  # the plugin is loaded, which all models have in common
-    if not _forget_peak() or _status("VmHWM") is None:
+    if not _forget_peak() or (at_first := _resident()) is None:
         return None
-    before = _status("VmRSS") or 0
+    _, before = at_first
     compiled = CompiledModel(runtime.read_model(Path(task["model"])), task["device"], task["properties"], task["precision"])
     compiled.runner(sample)()
-    return {"peak": max(0, (_status("VmHWM") or 0) - before), "held": max(0, (_status("VmRSS") or 0) - before)}
+    peak, held = _resident() or at_first
+    return {"peak": max(0, peak - before), "held": max(0, held - before)}
 
 
 def _forget_peak() -> bool:
@@ -91,12 +92,17 @@ def _forget_peak() -> bool:
     return True
 
 
-def _status(name: str) -> int | None:
-    """Return a line of this process's status in bytes (proc(5)); None where it is not there."""
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
+def _resident() -> tuple[int, int] | None:
+    """Return the peak of this process's memory and what it holds, in bytes, of one moment: the peak is no less.
+
+    None where its status does not tell (proc(5)).
+    """
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines() if ":" in line)
+    try:
+        peak, held = (int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
+    except KeyError:
+        return None
+    return peak, held
 
 
 if __name__ == "__main__":
