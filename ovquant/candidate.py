@@ -14,6 +14,7 @@ from ovquant.inference import CompiledModel
 from ovquant.metering import Ready
 from ovquant.protocols import Watch
 from ovquant.records import Evaluation, Failure, Latency
+from ovquant.shelf import Shelf
 from ovquant.strategy import Strategy
 from ovquant.tasks import Task
 
@@ -79,10 +80,16 @@ class Memory:
         latencies: structure key -> latency.
     """
 
-    def __init__(self) -> None:
-        """Know nothing."""
+    def __init__(self, folder: Path | None = None) -> None:
+        """Know nothing.
+
+        Args:
+            folder: for a file of outcomes, which are many and seldom asked for.
+        """
         self.latencies: dict[str, Latency] = {}
-        self._outcomes: dict[tuple[Any, ...], tuple[str, Evaluation]] = {}
+        self._shelf = Shelf(folder)
+        self._outcomes: dict[tuple[Any, ...], int] = {}  # their places
+        self._shared: dict[str | None, Latency] = {}  # of the outcomes, which are kept without
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._outcomes
@@ -105,11 +112,19 @@ class Memory:
             digest: of the strategy that was evaluated.
             outcome: of it.
         """
-        self._outcomes.setdefault(key, (digest, outcome))
+        if key in self._outcomes:
+            return
+        latency = outcome.latency
+        if latency is not None and self._shared.setdefault(outcome.structure, latency) == latency:
+            outcome = dataclasses.replace(outcome, latency=None)
+        self._outcomes[key] = self._shelf.put((digest, outcome, latency is not None))
 
     def again(self, key: tuple[Any, ...], digest: str, seconds: dict[str, float]) -> Evaluation | None:
         """Return the outcome of an equal model as that of the strategy of this digest, None where there is none."""
         if key not in self._outcomes:
             return None
-        first, outcome = self._outcomes[key]
-        return dataclasses.replace(outcome, seconds=seconds, same_as=None if first == digest else first)
+        first, outcome, is_timed = self._shelf.get(self._outcomes[key])
+        latency = self._shared[outcome.structure] if is_timed and outcome.latency is None else outcome.latency
+        same_as = None if first == digest else first
+        found: Evaluation = dataclasses.replace(outcome, latency=latency, seconds=seconds, same_as=same_as)
+        return found

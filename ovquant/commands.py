@@ -32,9 +32,9 @@ from ovquant.executor import InProcessExecutor
 from ovquant.interrupts import at_once_next_time, handlers_kept
 from ovquant.job import Job, load_job
 from ovquant.log import log
-from ovquant.loop import N_ALIKE, Progress, StopReason, meeting, repeated_failure, run_search
+from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
-from ovquant.progress import Standing, measured
+from ovquant.progress import Standing, measured, seen_of
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome, Subject, Trial
 from ovquant.report import writing
@@ -42,6 +42,7 @@ from ovquant.session import JOB_FILE, Session, bench_of, open_session
 from ovquant.strategy import Strategy
 from ovquant.study import Study, read_trials
 from ovquant.studyfile import STUDY_FILE
+from ovquant.tally import N_ALIKE, meeting, repeated_failure
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, ComparisonTask, Task
 from ovquant.turns import SystemClock
@@ -122,32 +123,38 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         console.trial(progress)
 
     plan = session.plan()
-    trials = tuple(study.trials())
-    leader = selection.best(selection.eligible(trials), study.rules)
-    console.begin(Standing(trials=trials, max_trials=plan.max_trials, budget_s=plan.budget_s, best=leader))
+    console.begin(_standing(study, plan))
     try:
         reason = run_search(plan, study, executor, SystemClock(), listen)
     finally:
+        trials = study.trials()
         with contextlib.suppress(OSError):
-            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
+            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(trials, session.space))
     console.stop()
     late_s = elapsed_s - plan.budget_s if reason == "budget used up" and plan.budget_s is not None else 0.0
     late = f", {late_s:.0f} s late: what is begun is finished, and NNCF's default always tried" if late_s >= 1 else ""
     console.info(f"Search ended: {reason}{late}.")
     log("search ended", reason=reason)
-    failure = repeated_failure(study.trials())
+    failure = repeated_failure(trials)
     if failure is not None:
         console.warn(
             f"the last {N_ALIKE} strategies all failed at {failure.stage} ({failure.error}: {failure.message}), so no more were "
             f"tried; see {Path(session.job.output) / LOG_FILE}"
         )
-    decision = _decide(session, study, executor, reason, console)
+    decision = _decide(session, study.rules, trials, executor, reason, console)
     log("decided", winner=decision.winner, judgement=decision.judgement, sentences=decision.sentences)
-    result = _finish(session, study, executor, decision, reason, console)
+    result = _finish(session, study, trials, executor, decision, reason, console)
     if decision.judgement == "refuted":
         best = Path(session.job.output) / BEST
         raise RefutedError(f"the holdout refutes every finalist; trial {decision.winner} is in {best} all the same")
     return result
+
+
+def _standing(study: Study, plan: Plan) -> Standing:
+    """Return where a search stands before it goes on."""
+    trials = study.trials()
+    best = selection.best(selection.eligible(trials), study.rules)
+    return Standing(seen=tuple(map(seen_of, trials)), max_trials=plan.max_trials, budget_s=plan.budget_s, best=best)
 
 
 def _announce(session: Session, study: Study, console: Console) -> None:
@@ -184,8 +191,8 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         console.warn(note)
     if not session.job.metrics and opened.has_labels:
         console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
-    if study.trials():
-        console.info(f"continuing a study of {len(study.trials())} trials")
+    if n_trials := len(study.trials()):
+        console.info(f"continuing a study of {n_trials} trials")
 
 
 def _listed(value: Any) -> str:
@@ -204,9 +211,9 @@ def _announce_reference(session: Session, console: Console) -> None:
             )
 
 
-def _decide(session: Session, study: Study, executor: Executor, reason: StopReason, console: Console) -> Verdict:
-    trials = study.trials()
-    rules = study.rules
+def _decide(
+    session: Session, rules: Rules, trials: Sequence[Trial], executor: Executor, reason: StopReason, console: Console
+) -> Verdict:
     candidates = selection.eligible(trials)
     if reason == "stop_at met":
         finalists = meeting(candidates, session.job.stop_at, rules)[:1]
@@ -260,18 +267,24 @@ def _interrupted(output: Path) -> str:
 
 
 def _finish(
-    session: Session, study: Study, executor: Executor, decision: Verdict, reason: StopReason, console: Console
+    session: Session,
+    study: Study,
+    trials: Sequence[Trial],
+    executor: Executor,
+    decision: Verdict,
+    reason: StopReason,
+    console: Console,
 ) -> dict[str, Any]:
     """Export the winner, show the verdict, return the result."""
     output = Path(session.job.output)
-    trial = study.trial(decision.winner)
+    trial = next(trial for trial in trials if trial.number == decision.winner)
     n_openings = study.open_holdout()
-    saved = economy(study.trials())
+    saved = economy(trials)
     result: dict[str, Any] = {
         "stop_reason": reason,
         "verdict": verdict.to_json(decision),
-        "n_trials": len(study.trials()),
-        "n_failures": sum(isinstance(t.outcome, Failure) for t in study.trials()),
+        "n_trials": len(trials),
+        "n_failures": sum(isinstance(t.outcome, Failure) for t in trials),
         "n_holdout_openings": n_openings,
         "economy": dataclasses.asdict(saved),
         "notes": [*session.space.notes, *session.device.notes],

@@ -24,6 +24,7 @@ from ovquant.inspection import Inspection
 from ovquant.interrupts import raise_if_asked
 from ovquant.log import log
 from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject, sharing
+from ovquant.shelf import Shelf
 from ovquant.strategy import Strategy
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
 from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, serve
@@ -99,7 +100,7 @@ class ContainedExecutor:
         self._context.set_forkserver_preload([*PRELOADED, "ovquant.worker"])
         self._n_workers = 0
         self._bench: BenchSpec | None = None
-        self._known: list[tuple[Strategy, Evaluation]] = []
+        self._known = Shelf(folder)
         self._latencies: dict[str | None, Latency] = {}
         self._longest_s: dict[str, float] = {}
         self._under_way: dict[tuple[str, str], float] = {}
@@ -130,7 +131,8 @@ class ContainedExecutor:
 
     def recall(self, bench: BenchSpec, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
         """Take over what was measured before; a worker that replaces another one is told again."""
-        self._known.extend(known)
+        for strategy, evaluation in known:
+            self._remember(strategy, evaluation)
         self._required("recall", bench, list(known))
 
     def build(self, bench: BenchSpec, strategy: Strategy) -> Path:
@@ -245,8 +247,22 @@ class ContainedExecutor:
             return outcome
         outcome = sharing(dataclasses.replace(outcome, peak_bytes=peaks), self._latencies)
         if isinstance(task.subject, Strategy):
-            self._known.append((task.subject, outcome))
+            self._remember(task.subject, outcome)
         return outcome
+
+    def _remember(self, strategy: Strategy, evaluation: Evaluation) -> None:
+        """Keep for the next worker what is known, for which this process has no use; equal latencies are kept once."""
+        latency = evaluation.latency
+        if latency is not None and self._latencies.setdefault(evaluation.structure, latency) == latency:
+            evaluation = dataclasses.replace(evaluation, latency=None)
+        self._known.put((strategy, evaluation, latency is not None))
+
+    def _recalled(self) -> Iterator[tuple[Strategy, Evaluation]]:
+        for strategy, evaluation, is_timed in self._known:
+            if is_timed and evaluation.latency is None:
+                yield strategy, dataclasses.replace(evaluation, latency=self._latencies[evaluation.structure])
+            else:
+                yield strategy, evaluation
 
     def _require_space(self, bench: BenchSpec) -> None:
         """Check that a failure is not that of a full disk, which all the next ones would share.
@@ -411,7 +427,7 @@ class ContainedExecutor:
         if self._bench is None or not self._known:
             return
         try:
-            self._call("recall", self._bench, list(self._known))
+            self._call("recall", self._bench, list(self._recalled()))
         except _LostError as lost:
             raise ModelError(f"{self._bench.model}: {lost.failure.message}") from None
 

@@ -93,8 +93,8 @@ class Workbench:
         self._baseline = self.ready(Path(spec.model), self.model, None)
         self._references: dict[Split, Reference] = {}
         self._kinds: dict[str, OutputKind] | None = None
-        self._memory = Memory()
-        self._divergences: dict[str, NDArray[np.float64]] = {}
+        self._memory = Memory(work)
+        self._divergences: dict[str, NDArray[np.float64]] = {}  # of rivals
         splits: tuple[Split, ...] = ("validation", "holdout")
         for split in splits:
             needy = next((metric for metric in self.metrics if metric.truth == "labels"), None)
@@ -392,7 +392,6 @@ class Workbench:
             metrics = self._validator.results(found.outputs, reference, task.split, has_intervals=task.has_intervals)
         items, stop = found.divergences, found.stop
         if stop is None and task.split == "validation" and isinstance(task.subject, Strategy):
-            self._divergences[task.subject.digest] = items
             self._kept.put({task.subject.digest: [items]})
         value = float(items.mean())
         n_all = len(self.samples.items(task.split))

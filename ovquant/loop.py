@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
-from ovquant import selection
 from ovquant.errors import ConfigError, ModelError
 from ovquant.job import StopAt
 from ovquant.objectives import Rules
@@ -14,13 +13,13 @@ from ovquant.protocols import Clock, Executor
 from ovquant.records import Evaluation, Failure, FloatModel, Trial
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.study import Proposal, Study
+from ovquant.tally import Tally
 from ovquant.tasks import BenchSpec, Race, Task, rival_of
 
 StopReason: TypeAlias = Literal[
     "stop_at met", "max_trials reached", "budget used up", "search space exhausted", "one failure after the other"
 ]
 _ANNOUNCED = 64  # proposals that are announced together: asking for thousands takes a while
-N_ALIKE = 8  # failures of one kind in a row that end a search: the next one would fail as well
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +88,20 @@ class _Search:
         self._clock = clock
         self._listen = listen
         self._start = clock.now()
-        self._trials = study.trials()
-        self._n_before = self._n_candidates()
-        self._n_stored = len(self._trials)
         self._rules = plan.rules
         self._raced: tuple[int, Race] | None = None
-        self._restore_limit()
+        self._tally = Tally(plan.stop_at)
+        for trial in study.trials():
+            if trial.role == "default":
+                self._set_limit(trial.outcome)
+            self._tally.add(trial, self._rules)
+        self._n_before = self._tally.n_candidates
+        self._tally.forget_failures()
 
     def run(self) -> StopReason:
-        if not any(trial.role == "baseline" for trial in self._trials):
+        if not self._tally.has_baseline:
             self._add_baseline()
-        if not self._plan.is_default_in_space and not any(trial.role == "default" for trial in self._trials):
+        if not self._plan.is_default_in_space and not self._tally.has_default:
             self._add_default()
         reason = self._stop_reason()
         while reason is None:
@@ -115,17 +117,18 @@ class _Search:
         while waiting:
             n_together = self._executor.n_together
             together, waiting[:] = waiting[:n_together], waiting[n_together:]
+            n_failures = self._tally.n_failures
             reason = self._run_together(together)
             if reason is not None:
                 self._executor.announce(self._plan.bench, ())
                 return reason
-            self._ask(waiting, sum(isinstance(trial.outcome, Failure) for trial in self._trials[-len(together) :]))
+            self._ask(waiting, self._tally.n_failures - n_failures)
         return None
 
     def _ask(self, waiting: list[Proposal], n_wanted: int) -> None:
         """Ask for members of the current generation, and announce those that wait: the first ones while others are asked for."""
         if self._plan.max_trials is not None:
-            n_wanted = min(n_wanted, self._plan.max_trials - self._n_candidates() - len(waiting))
+            n_wanted = min(n_wanted, self._plan.max_trials - self._tally.n_candidates - len(waiting))
         for n_asked in range(n_wanted):
             if n_asked and n_asked % _ANNOUNCED == 0:
                 self._executor.announce(self._plan.bench, self._tasks(waiting))
@@ -164,12 +167,8 @@ class _Search:
         """
         if self._raced is None or self._raced[0] != generation:
             rules = self._plan.rules if generation == 0 and self._plan.is_default_in_space else self._rules
-            before = [trial for trial in self._trials if trial.generation is None or trial.generation < generation]
-            found = [
-                rival_of(trial.strategy, trial.outcome, rules)
-                for trial in selection.eligible(before)
-                if trial.strategy is not None and isinstance(trial.outcome, Evaluation)
-            ]
+            before = self._tally.before(generation)
+            found = [rival_of(trial.strategy, trial.evaluation, rules) for trial in before if trial.strategy is not None]
             rivals = tuple(rival for rival in found if rival is not None)
             self._raced = (generation, Race(rules=rules, rivals=rivals))
         return self._raced[1]
@@ -201,68 +200,35 @@ class _Search:
             self._rules = dataclasses.replace(rules, max_divergence=outcome.divergence.value)
             self._study.set_rules(self._rules)
 
-    def _restore_limit(self) -> None:
-        for trial in self._trials:
-            if trial.role == "default":
-                self._set_limit(trial.outcome)
-
     def _settle(self, trial: Trial) -> None:
-        self._trials.append(trial)
+        self._tally.add(trial, self._rules)
         elapsed = self._clock.now() - self._start
         self._listen(
             Progress(
                 trial=trial,
-                best=selection.best(selection.eligible(self._trials), self._rules),
-                n_candidates=self._n_candidates(),
+                best=self._tally.best(self._rules),
+                n_candidates=self._tally.n_candidates,
                 max_trials=self._plan.max_trials,
                 elapsed_s=elapsed,
                 remaining_s=self._remaining(elapsed),
             )
         )
 
-    def _n_candidates(self) -> int:
-        return sum(trial.strategy is not None for trial in self._trials)
-
     def _remaining(self, elapsed: float) -> float | None:
         by_time = None if self._plan.budget_s is None else max(0.0, self._plan.budget_s - elapsed)
-        n_new = self._n_candidates() - self._n_before
+        n_new = self._tally.n_candidates - self._n_before
         if self._plan.max_trials is None or n_new == 0:
             return by_time
-        by_trials = elapsed / n_new * (self._plan.max_trials - self._n_candidates())
+        by_trials = elapsed / n_new * (self._plan.max_trials - self._tally.n_candidates)
         return by_trials if by_time is None else min(by_time, by_trials)
 
     def _stop_reason(self) -> StopReason | None:
-        if meeting(selection.eligible(self._trials), self._plan.stop_at, self._rules):
+        if self._tally.is_met:
             return "stop_at met"
-        if self._plan.max_trials is not None and self._n_candidates() >= self._plan.max_trials:
+        if self._plan.max_trials is not None and self._tally.n_candidates >= self._plan.max_trials:
             return "max_trials reached"
-        # Those of this run: what ended the one before may have been put right.
-        if repeated_failure(self._trials[self._n_stored :]) is not None:
+        if self._tally.repeated_failure is not None:
             return "one failure after the other"
         is_late = self._plan.budget_s is not None and self._clock.now() - self._start >= self._plan.budget_s
         # However short the budget, NNCF's default is tried: a search always has something to compare.
-        has_default = any(trial.role == "default" for trial in self._trials)
-        return "budget used up" if is_late and (has_default or self._n_candidates() > 0) else None
-
-
-def repeated_failure(trials: Sequence[Trial]) -> Failure | None:
-    """Return the last failure if that many candidates in a row failed at the same stage with the same kind of error."""
-    outcomes = [trial.outcome for trial in trials if trial.strategy is not None][-N_ALIKE:]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    is_alike = len(failures) == N_ALIKE and len({(failure.stage, failure.error) for failure in failures}) == 1
-    return failures[-1] if is_alike else None
-
-
-def meeting(trials: list[Trial], stop_at: StopAt | None, rules: Rules) -> list[Trial]:
-    """Return the feasible trials that meet all that `stop_at` asks for, by point estimates; none if it is None."""
-    return [trial for trial in trials if stop_at is not None and trial.is_feasible and _meets(trial, stop_at, rules)]
-
-
-def _meets(trial: Trial, stop_at: StopAt, rules: Rules) -> bool:
-    if stop_at.max_drop is not None:
-        result = trial.evaluation.metrics[0]
-        if result.drop.value > stop_at.max_drop.limit(rules.reference(0, result)):
-            return False
-    if stop_at.min_speedup is not None and selection.latency_of(trial).speedup.value < stop_at.min_speedup:
-        return False
-    return stop_at.fitness is None or (trial.fitness is not None and trial.fitness >= stop_at.fitness)
+        return "budget used up" if is_late and self._tally.n_candidates > 0 else None

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from ovquant import pareto, selection
+from ovquant import pareto
 from ovquant.errors import printable
 from ovquant.loop import Progress
 from ovquant.records import Evaluation, Failure, Trial
@@ -24,18 +24,46 @@ _ROOM = 24  # lines of a terminal that has room for the sketch
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is told of a trial after it was settled; the trial itself would take twenty times as much of memory.
+
+    Attributes:
+        number, generation: its.
+        word: what became of it, see `verdict_of`; empty for the float model.
+        point: its latency over the baseline's and its divergence; None for the float model, for failures, and where the
+            divergence is that of few items, which cannot be compared.
+        violation: of the constraints.
+    """
+
+    number: int
+    generation: int | None
+    word: str
+    point: tuple[float, float] | None
+    violation: float
+
+
+def seen_of(trial: Trial) -> Seen:
+    """Return what is told of a trial."""
+    outcome, point = trial.outcome, None
+    if trial.strategy is not None and isinstance(outcome, Evaluation) and outcome.latency is not None and outcome.raced is None:
+        point = outcome.latency.ratio.value, outcome.divergence.value
+    word = "" if trial.strategy is None else verdict_of(trial)
+    return Seen(number=trial.number, generation=trial.generation, word=word, point=point, violation=trial.violation or 0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What there is to tell between two trials.
 
     Attributes:
-        trials: settled so far, those of earlier runs included.
+        seen: the trials settled so far, those of earlier runs included.
         max_trials: strategies at most, None without a limit.
         budget_s: wall time at most, None without a limit.
         best: the trial that would win now, None if none is feasible.
         last: what was told after the last trial of this run, None before.
     """
 
-    trials: tuple[Trial, ...]
+    seen: tuple[Seen, ...]
     max_trials: int | None
     budget_s: float | None
     best: Trial | None = None
@@ -43,12 +71,12 @@ class Standing:
 
     def after(self, progress: Progress) -> Standing:
         """Return how things stand after another trial."""
-        return dataclasses.replace(self, trials=(*self.trials, progress.trial), best=progress.best, last=progress)
+        return dataclasses.replace(self, seen=(*self.seen, seen_of(progress.trial)), best=progress.best, last=progress)
 
     @property
-    def candidates(self) -> list[Trial]:
+    def candidates(self) -> list[Seen]:
         """The strategies among the trials."""
-        return [trial for trial in self.trials if trial.strategy is not None]
+        return [one for one in self.seen if one.word]
 
 
 def progress_mark(progress: Progress) -> str:
@@ -159,8 +187,8 @@ def _bar(n_done: int, n_all: int) -> str:
     return "#" * n_filled + "." * (_BAR - n_filled)
 
 
-def _counts(trials: Sequence[Trial]) -> str:
-    words = [verdict_of(trial) for trial in trials]
+def _counts(trials: Sequence[Seen]) -> str:
+    words = [one.word for one in trials]
     n_early = sum(word in {"stopped", "dominated", "screened"} for word in words)
     early = f", {n_early} stopped early" if n_early else ""
     return f"{words.count('feasible')} feasible, {words.count('infeasible')} infeasible{early}, {words.count('failed')} failed"
@@ -201,17 +229,16 @@ def sketch(standing: Standing) -> list[str]:
 
     Divergence is on a logarithmic axis, latency is relative to the baseline's. Fewer than two points make no picture.
     """
-    # Stopped early, a divergence is of few items, and not comparable with the others.
-    shown = [trial for trial in standing.candidates if _is_shown(trial)]
+    shown = [one for one in standing.candidates if one.point is not None]
     if len(shown) < 2:
         return []
-    points = np.array([[selection.latency_of(t).ratio.value, t.evaluation.divergence.value] for t in shown])
-    front = set(pareto.front(points, np.array([trial.violation or 0.0 for trial in shown])).tolist())
+    points = np.array([one.point for one in shown])
+    front = set(pareto.front(points, np.array([one.violation for one in shown])).tolist())
     best = None if standing.best is None else standing.best.number
     heights = np.log10(np.maximum(points[:, 1], 1e-12))
     columns, rows = _cells(points[:, 0], _WIDTH), _cells(-heights, _HEIGHT)
     grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]
-    marks = [_mark(trial, best, is_front=index in front) for index, trial in enumerate(shown)]
+    marks = [_mark(one, best, is_front=index in front) for index, one in enumerate(shown)]
     for index in sorted(range(len(shown)), key=lambda index: "x.o*".index(marks[index])):
         grid[rows[index]][columns[index]] = marks[index]
     labels = [f"{10 ** heights.max():.2g}", *[""] * (_HEIGHT - 2), f"{10 ** heights.min():.2g}"]
@@ -224,15 +251,10 @@ def sketch(standing: Standing) -> list[str]:
     ]
 
 
-def _is_shown(trial: Trial) -> bool:
-    outcome = trial.outcome
-    return isinstance(outcome, Evaluation) and outcome.latency is not None and outcome.raced is None
-
-
-def _mark(trial: Trial, best: int | None, *, is_front: bool) -> str:
-    if trial.number == best:
+def _mark(one: Seen, best: int | None, *, is_front: bool) -> str:
+    if one.number == best:
         return "*"
-    if not trial.is_feasible:
+    if one.violation != 0:
         return "x"
     return "o" if is_front else "."
 

@@ -21,7 +21,7 @@ from ovquant.surrogate import Surrogate, learn
 # User attributes of a trial: what was proposed, and what came of it.
 PROPOSAL = "proposal"
 RESULT = "result"
-_REMEMBERED = 100_000  # genomes
+_REMEMBERED = 10_000  # genomes, those of some generations
 _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with every generation
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
 

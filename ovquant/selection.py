@@ -51,6 +51,32 @@ def best(trials: Sequence[Trial], rules: Rules) -> Trial | None:
     return max(candidates, key=lambda trial: (trial.fitness or 0.0, -trial.number))
 
 
+def contenders(held: Sequence[Trial], trial: Trial, rules: Rules) -> list[Trial]:
+    """Return which of some trials and a later one may still be preferred: by `best`, or as somebody's `ovquant.tasks.best_rival`.
+
+    In pareto mode no trial is preferred to an earlier one that is neither slower nor diverges more, whatever follows, nor to a
+    later one that is faster and diverges less: this holds for ties and what counts as equally fast, too.
+
+    Args:
+        held: what this returned for the trials before.
+        trial: any.
+        rules: mode.
+    """
+    if not feasible([trial]):
+        return list(held)
+    if not rules.is_pareto:
+        return [found for found in [best([*held, trial], rules)] if found is not None]
+    ratio, loss = _point(trial)
+    others = {other.number: _point(other) for other in held}
+    if any(r <= ratio and d <= loss for r, d in others.values()):
+        return list(held)
+    return [*(other for other in held if not (ratio < others[other.number][0] and loss < others[other.number][1])), trial]
+
+
+def _point(trial: Trial) -> tuple[float, float]:
+    return latency_of(trial).ratio.value, trial.evaluation.divergence.value
+
+
 def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
 

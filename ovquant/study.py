@@ -6,6 +6,7 @@ with hundreds under way takes longer than they do. The file gets each trial when
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -102,7 +103,6 @@ class Study:
         self._sampler = GeneticSampler(
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
         )
-        self._latencies = _Latencies()
         self._asked: dict[int, optuna.Trial] = {}
         with warnings.catch_warnings(), storage_faults(), many_at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -114,12 +114,12 @@ class Study:
             for trial in self._file.trials(TrialState.RUNNING):
                 self._close(trial)
             self._study = optuna.create_study(directions=self._file.directions, sampler=self._sampler)
-            self._study.add_trials(self._file.trials())
+            self._study.add_trials(map(_lightened, self._file.trials()))
 
     def _close(self, trial: FrozenTrial) -> None:
         """Tell a trial that was left running its outcome, if it got as far as that; else fail it."""
         result = trial.user_attrs.get(RESULT)
-        outcome = None if result is None else self._latencies.outcome(result)
+        outcome = None if result is None else _Latencies().outcome(result)
         if outcome is None or isinstance(outcome, Failure):
             self._file.close(trial.number, TrialState.FAIL)
         else:
@@ -166,7 +166,8 @@ class Study:
             LookupError: every strategy of the space was tried.
         """
         # Optuna asks no sampler for a trial without parameters.
-        if not self._space.genes and (self._asked or any(trial.code is not None for trial in self.trials())):
+        every = self._study.get_trials(deepcopy=False)
+        if not self._space.genes and any(PROPOSAL in trial.user_attrs and not is_abandoned(trial) for trial in every):
             raise LookupError("the only strategy of the search space was tried")
         trial = self._study.ask()
         for gene in self._space.genes:
@@ -203,8 +204,11 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, self._rules.values(outcome))
-        self._file.add(self._study.get_trials(deepcopy=False)[proposal.number])
-        return self.trial(proposal.number)
+        whole = self._study.get_trials(deepcopy=False)[proposal.number]
+        self._file.add(whole)
+        told = _trial(whole, outcome)
+        _lightened(whole)
+        return told
 
     @storage_faults()
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
@@ -212,51 +216,33 @@ class Study:
         proposal: dict[str, Any] = {"code": None, "strategy": None if strategy is None else strategy.as_dict(), "parents": []}
         attributes = {OUTSIDE: proposal, RESULT: self._result(outcome, role)}
         trial = create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes)
-        self._study.add_trial(trial)
         self._file.add(trial)
-        return _trial(self._study.get_trials(deepcopy=False)[-1], self._latencies)
+        trial.number = len(self._study.get_trials(deepcopy=False))
+        self._study.add_trial(_lightened(copy.copy(trial)))
+        return _trial(trial, outcome)
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
-        # As text: Optuna holds all trials in memory, and lists of floats take five times as much.
-        text, latency = self._latencies.texts(outcome)
+        content = outcome_to_json(outcome)
+        latency = content.pop("latency", None)
         return {
             "role": role,
-            "outcome": text,
-            "latency": latency,
+            "outcome": json.dumps(content),
+            "latency": None if latency is None else json.dumps(latency),  # apart: most are equal to another
             "violation": None if isinstance(outcome, Failure) else self._rules.violation(outcome),
             "fitness": None if isinstance(outcome, Failure) else self._rules.fitness(outcome),
         }
 
     @storage_faults()
     def trials(self) -> list[Trial]:
-        """Return the settled trials in the order of their numbers."""
-        return _settled(self._study.get_trials(deepcopy=False), self._latencies)
-
-    def trial(self, number: int) -> Trial:
-        """Return one settled trial.
-
-        Raises:
-            KeyError: no such trial.
-        """
-        every = self._study.get_trials(deepcopy=False)  # by number
-        if number not in range(len(every)) or not every[number].state.is_finished() or is_abandoned(every[number]):
-            raise KeyError(number)
-        return _trial(every[number], self._latencies)
+        """Return the settled trials in the order of their numbers, from the file."""
+        return _settled(self._file.trials())
 
 
 class _Latencies:
     """Latencies of a study's trials, the most part of an outcome: kernels are timed once, so that most are equal to another."""
 
     def __init__(self) -> None:
-        self._by_text: dict[str, tuple[str, Latency]] = {}
-
-    def texts(self, outcome: Outcome) -> tuple[str, str | None]:
-        """Return an outcome without its latency, and that, as JSON."""
-        content = outcome_to_json(outcome)
-        if content.get("latency") is None:
-            return json.dumps(content), None
-        latency = json.dumps(content.pop("latency"))
-        return json.dumps(content), self._known(latency)[0]
+        self._by_text: dict[str, Latency] = {}
 
     def outcome(self, result: Mapping[str, Any]) -> Outcome:
         """Return the outcome in a trial's result; studies of before have it as one text, or none."""
@@ -266,21 +252,33 @@ class _Latencies:
         if text is None:
             return outcome_from_json(content)
         outcome = outcome_from_json({**content, "latency": None})
-        return dataclasses.replace(outcome, latency=self._known(text)[1]) if isinstance(outcome, Evaluation) else outcome
+        return dataclasses.replace(outcome, latency=self._known(text)) if isinstance(outcome, Evaluation) else outcome
 
-    def _known(self, text: str) -> tuple[str, Latency]:
+    def _known(self, text: str) -> Latency:
         if text not in self._by_text:
-            self._by_text[text] = text, latency_from_json(json.loads(text))
+            self._by_text[text] = latency_from_json(json.loads(text))
         return self._by_text[text]
 
 
-def _settled(trials: Sequence[FrozenTrial], latencies: _Latencies) -> list[Trial]:
+def _lightened(trial: FrozenTrial) -> FrozenTrial:
+    """Leave of a trial in memory what proposals depend on: all of it takes ten times as much, and is in the file."""
+    kept: dict[str, Any] = {PROPOSAL: ["code"], RESULT: ["violation"]}
+    given = trial.user_attrs
+    trial.user_attrs = {name: {key: given[name][key] for key in keys} for name, keys in kept.items() if name in given}
+    trial.params, trial.distributions = {}, {}
+    return trial
+
+
+def _settled(trials: Sequence[FrozenTrial]) -> list[Trial]:
+    """Return the settled ones; equal latencies are held once."""
+    latencies = _Latencies()
+    settled = [trial for trial in trials if trial.state.is_finished() and not is_abandoned(trial)]
     with many_at_once():
-        return [_trial(trial, latencies) for trial in trials if trial.state.is_finished() and not is_abandoned(trial)]
+        return [_trial(trial, latencies.outcome(trial.user_attrs[RESULT])) for trial in settled]
 
 
-def _trial(frozen: FrozenTrial, latencies: _Latencies) -> Trial:
-    """Return a settled trial; equal latencies are held once."""
+def _trial(frozen: FrozenTrial, outcome: Outcome) -> Trial:
+    """Return a settled trial."""
     result = frozen.user_attrs[RESULT]
     proposal = frozen.user_attrs.get(PROPOSAL) or frozen.user_attrs[OUTSIDE]
     content = proposal["strategy"]
@@ -292,7 +290,7 @@ def _trial(frozen: FrozenTrial, latencies: _Latencies) -> Trial:
         recipe=proposal.get("recipe"),
         code=proposal["code"],
         strategy=None if content is None else strategy_from_json(content),
-        outcome=latencies.outcome(result),
+        outcome=outcome,
         objectives=tuple(frozen.values) if frozen.values is not None else None,
         violation=result["violation"],
         fitness=result["fitness"],
@@ -305,7 +303,7 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         OutputError: no study there, or it cannot be read.
     """
-    return _settled(opened(path).trials(), _Latencies())
+    return _settled(opened(path).trials())
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:

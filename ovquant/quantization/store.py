@@ -30,10 +30,10 @@ class ArrayStore:
     def __init__(self, directory: Path) -> None:
         """Use `directory`, which is made when the first entry is put."""
         self._directory = directory
-        self._seen: set[Path] = set()
+        self._seen: set[str] = set()  # names of files: paths take much more, and these may be thousands
         self._looked_ns = 0
-        self._open: OrderedDict[Path, Any] = OrderedDict()
-        self._places: dict[str, list[tuple[Path, int]]] = {}
+        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._places: dict[str, list[tuple[str, int]]] = {}
 
     def has(self, key: str) -> bool:
         """Return True if there is an entry, of this process or another."""
@@ -49,12 +49,12 @@ class ArrayStore:
         """Yield all entries that were put under a key."""
         if not self.has(key):
             return
-        for path, n_arrays in list(self._places[key]):
+        for name, n_arrays in list(self._places[key]):
             try:
-                file = self._file(path)
+                file = self._file(name)
                 yield [file[f"{key}.{index}"] for index in range(n_arrays)]
             except _UNREADABLE:
-                self._places[key].remove((path, n_arrays))
+                self._places[key].remove((name, n_arrays))
 
     def put(self, entries: Mapping[str, Sequence[Array]]) -> None:
         """Write entries in one file, whole or not at all.
@@ -74,7 +74,7 @@ class ArrayStore:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        self._learn(path)
+        self._learn(path.name)
 
     def close(self) -> None:
         """Close the files; they are opened again when needed."""
@@ -95,27 +95,27 @@ class ArrayStore:
             return
         self._looked_ns = changed_ns
         for path in self._directory.glob("*.npz"):
-            if path not in self._seen:
-                self._learn(path)
+            if path.name not in self._seen:
+                self._learn(path.name)
 
-    def _file(self, path: Path) -> Any:
+    def _file(self, name: str) -> Any:
         """Return a file, open; those that were not used for longest are closed, since a process may not have many open."""
-        if path not in self._open:
-            self._open[path] = np.load(path, allow_pickle=False)
+        if name not in self._open:
+            self._open[name] = np.load(self._directory / name, allow_pickle=False)
             if len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(path)
-        return self._open[path]
+        self._open.move_to_end(name)
+        return self._open[name]
 
-    def _learn(self, path: Path) -> None:
+    def _learn(self, name: str) -> None:
         try:
-            file = self._file(path)
+            file = self._file(name)
         except _UNREADABLE:
             return
-        self._seen.add(path)
+        self._seen.add(name)
         counts: dict[str, int] = {}
-        for name in file.files:
-            key = name.partition(".")[0]
+        for array in file.files:
+            key = array.partition(".")[0]
             counts[key] = counts.get(key, 0) + 1
         for key, count in counts.items():
-            self._places.setdefault(key, []).append((path, count))
+            self._places.setdefault(key, []).append((name, count))

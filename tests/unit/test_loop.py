@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sqlite3
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +18,11 @@ from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
 from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
-from ovquant.records import Failure, Outcome
+from ovquant.records import Evaluation, Failure, Outcome
 from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
 from ovquant.study import Study, read_trials
 from ovquant.targets import Genes, Target
-from ovquant.tasks import BenchSpec, Task
+from ovquant.tasks import BenchSpec, Task, best_rival, rival_of
 
 GENES = {"preset": ["performance", "mixed"], "model_type": [None, "transformer"], "subset_size": [10, 20, 30]}
 FACTS = ModelFacts(operations=(), n_calibration=30, own_precision="f32", device_precisions=frozenset({"f32"}))
@@ -295,8 +297,12 @@ def test_candidates_race_against_the_feasible_ones_of_earlier_generations(tmp_pa
     assert tasks[0].race is tasks[1].race is None  # the float model, and NNCF's default
     trials = case.study.trials()[1:]
     for trial, task in zip(trials[1:], tasks[2:], strict=True):
-        feasible = {other.strategy.digest for other in trials if other.generation < trial.generation and other.is_feasible}
-        assert {rival.digest for rival in task.race.rivals} == feasible
+        earlier = [other for other in trials if other.generation < trial.generation and other.is_feasible]
+        rivals = [rival_of(other.strategy, other.evaluation, task.race.rules) for other in earlier]
+        assert {rival.digest for rival in task.race.rivals} <= {rival.digest for rival in rivals}
+        for other in trials:
+            if isinstance(other.outcome, Evaluation):
+                assert best_rival(task.race.rivals, other.outcome.latency) == best_rival(rivals, other.outcome.latency)
 
 
 def test_a_single_fitness_has_no_rivals(tmp_path: Path):
@@ -344,3 +350,27 @@ def test_a_study_whose_outcomes_are_not_text_is_read_all_the_same(tmp_path: Path
             )
         database.commit()
     assert read_trials(path) == trials
+
+
+def test_memory_grows_little_with_the_trials(tmp_path: Path):
+    genes = {
+        **GENES,
+        "subset_size": list(range(10, 31)),
+        "activations_range_estimator": [None, "MINMAX", "MEAN_MINMAX", "MEDIAN_MINMAX"],
+        "overflow_fix": ["first_layer_only", "enable", "disable"],
+        "disable_bias_correction": [False, True],
+    }
+    case = Case(tmp_path, genes=genes, population=16, max_trials=600)
+    held: dict[int, int] = {}
+
+    def measure(progress: Progress) -> None:
+        if progress.n_candidates in {300, 600}:
+            gc.collect()
+            held[progress.n_candidates] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        assert run_search(case.plan, case.study, TableExecutor(), case.clock, measure) == "max_trials reached"
+    finally:
+        tracemalloc.stop()
+    assert (held[600] - held[300]) / 300 < 3000

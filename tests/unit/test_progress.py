@@ -16,7 +16,7 @@ from rich.console import Console
 from ovquant.console import Console as OwnConsole
 from ovquant.console import obeys_controls
 from ovquant.loop import Progress
-from ovquant.progress import Board, Standing, lines_of, sketch, time_line, trial_line
+from ovquant.progress import Board, Standing, lines_of, seen_of, sketch, time_line, trial_line
 from ovquant.records import Raced, Trial
 
 
@@ -26,7 +26,7 @@ def progress(last: Trial, best: Trial | None, n: int, **given: float | None) -> 
 
 
 def standing(trials: Sequence[Trial], best: Trial | None = None, **given: float | None) -> Standing:
-    begun = Standing(trials=tuple(trials[:-1]), max_trials=20, budget_s=None)
+    begun = Standing(seen=tuple(map(seen_of, trials[:-1])), max_trials=20, budget_s=None)
     return begun.after(progress(trials[-1], best, len(trials), **given))
 
 
@@ -55,13 +55,13 @@ def test_counts_and_the_best_say_what_they_are_of():
     assert told["best"] == "trial 3: accuracy 0.9733, divergence 0.001"
     assert lines[-1] == ("", "0.50 of the baseline's latency (2.00x); on 100 validation items")
     assert dict(lines_of(standing(ALL)))["best"] == "none is feasible yet"
-    assert dict(lines_of(Standing(trials=(), max_trials=None, budget_s=60)))["trials"] == "0"
+    assert dict(lines_of(Standing(seen=(), max_trials=None, budget_s=60)))["trials"] == "0"
 
 
 def test_a_search_that_goes_on_begins_with_its_best_so_far():
-    told = dict(lines_of(Standing(trials=tuple(ALL), max_trials=20, budget_s=None, best=BEST))[:4])
+    told = dict(lines_of(Standing(seen=tuple(map(seen_of, ALL)), max_trials=20, budget_s=None, best=BEST))[:4])
     assert told["best"].startswith("trial 3: ")
-    assert dict(lines_of(Standing(trials=(), max_trials=20, budget_s=None)))["best"] == "-"
+    assert dict(lines_of(Standing(seen=(), max_trials=20, budget_s=None)))["best"] == "-"
 
 
 def test_the_sketch_has_a_mark_for_each_trial_that_was_measured_to_the_end():
@@ -92,7 +92,7 @@ def test_the_estimate_goes_down_as_time_passes_and_never_below_nothing():
     assert time_line(state, 90) == "1:30, about 3:20 left"
     assert time_line(state, 120) == "2:00, about 2:50 left"
     assert time_line(state, 4000) == "1:06:40, about 0:00 left"
-    assert time_line(Standing(trials=(), max_trials=None, budget_s=600), 5) == "0:05 (budget 10:00)"
+    assert time_line(Standing(seen=(), max_trials=None, budget_s=600), 5) == "0:05 (budget 10:00)"
 
 
 def drawn(board: Board, width: int = 100, height: int = 40) -> list[str]:
@@ -103,7 +103,7 @@ def drawn(board: Board, width: int = 100, height: int = 40) -> list[str]:
 
 def test_the_board_goes_with_the_clock_and_with_the_trials():
     clock = ScriptedClock()
-    board = Board(Standing(trials=tuple(ALL[:-1]), max_trials=20, budget_s=None), clock.now)
+    board = Board(Standing(seen=tuple(map(seen_of, ALL[:-1])), max_trials=20, budget_s=None), clock.now)
     assert "none is feasible yet" in next(line for line in drawn(board) if line.startswith("best"))
     board.update(progress(ALL[-1], BEST, 6))
     clock.sleep(100)
@@ -151,7 +151,7 @@ def on(stream: io.StringIO, **options: bool) -> OwnConsole:
 
 
 def use(console: OwnConsole) -> None:
-    console.begin(Standing(trials=(baseline(),), max_trials=20, budget_s=None))
+    console.begin(Standing(seen=(seen_of(baseline()),), max_trials=20, budget_s=None))
     console.warn("careful")
     console.trial(progress(BEST, BEST, 1))
     console.stop()

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from ovquant.job import MetricSpec, Objective
 from ovquant.objectives import Rules
 from ovquant.records import Trial
-from ovquant.selection import N_FINALISTS, best, fastest, feasible, finalists, latency_of, nearest_miss, order, pick
+from ovquant.selection import N_FINALISTS, best, contenders, fastest, feasible, finalists, latency_of, nearest_miss, order, pick
 from ovquant.strategy import Strategy
+from ovquant.tasks import best_rival, rival_of
 
 PARETO = Rules(objective=Objective(), metrics=(), metric_directions=(), max_divergence=None)
 DIVERGENCE = Rules(objective=Objective(fitness="divergence"), metrics=(), metric_directions=(), max_divergence=None)
@@ -250,3 +251,48 @@ def test_latencies_within_three_percent_are_tied_however_narrow_the_intervals():
 def test_latencies_more_than_five_percent_apart_are_never_tied() -> None:
     trials = [trial(1, divergence=0.2, ratio=0.50, half_width=0.2), trial(2, divergence=0.1, ratio=0.53, half_width=0.2)]
     assert fastest(trials, [latency_of(t) for t in trials]).number == 1
+
+
+# Few values, so that many are equal.
+ALIKE = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.1, 0.2, 0.3]),
+        st.sampled_from([0.4, 0.41, 0.42, 0.5, 0.6]),
+        st.sampled_from([0.0, 0.01, 0.2]),
+        st.sampled_from([0.0, 0.0, 1.0]),
+    ),
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize("rules", [PARETO, DIVERGENCE])
+@given(measured=ALIKE)
+def test_contenders_alone_have_the_best_and_every_best_rival_at_any_time(rules, measured) -> None:
+    every: list[Trial] = []
+    held: list[Trial] = []
+    for number, (divergence, ratio, width, violation) in enumerate(measured, start=1):
+        outcome = evaluation(divergence=divergence, ratio=ratio, half_width=width)
+        fitness = rules.fitness(outcome)
+        every.append(trial(number, outcome, violation=violation, fitness=fitness, strategy=Strategy(subset_size=number)))
+        held = contenders(held, every[-1], rules)
+        assert best(held, rules) == best(every, rules)
+        for speed in (0.3, 0.4, 0.415, 0.5, 0.7):
+            assert best_rival(rivals_of(held, rules), latency(speed)) == best_rival(rivals_of(every, rules), latency(speed))
+
+
+def rivals_of(trials: list[Trial], rules: Rules):
+    found = [rival_of(one.strategy, one.evaluation, rules) for one in feasible(trials) if one.strategy is not None]
+    return [one for one in found if one is not None]
+
+
+def test_a_trial_that_is_neither_faster_nor_closer_than_another_is_no_contender() -> None:
+    held: list[Trial] = []
+    for one in (
+        trial(1, divergence=0.2, ratio=0.5),
+        trial(2, divergence=0.3, ratio=0.5),  # as fast as the first, and diverges more
+        trial(3, divergence=0.1, ratio=0.4),  # better than the first
+        trial(4, divergence=0.0, ratio=0.9),
+        failed(5),
+    ):
+        held = contenders(held, one, PARETO)
+    assert numbers(held) == [3, 4]
