@@ -103,6 +103,28 @@ def knee(objectives: Array) -> int:
     return int(np.argmin(scaled.sum(axis=1)))
 
 
+def gains(points: Array, objectives: Array, reference: Array) -> Array:
+    """Return by how much the `hypervolume` of some rows would grow with each point alone, shape [P].
+
+    Left of each member of their front is a strip in which the one before it is the lowest: what a point adds is cut into those.
+
+    Args:
+        points: shape [P, 2].
+        objectives: shape [N, 2].
+        reference: shape [2]; what is beyond it counts nothing.
+    """
+    inside = objectives[(objectives < reference).all(axis=1)]
+    ordered = inside[np.lexsort((inside[:, 1], inside[:, 0]))]
+    lowest = np.minimum.accumulate(ordered[:, 1]) if len(ordered) else ordered[:, 1]
+    steps = ordered[np.r_[True, lowest[1:] < lowest[:-1]][: len(ordered)]]
+    left, right = np.r_[-np.inf, steps[:, 0]], np.r_[steps[:, 0], reference[0]]
+    ceiling = np.r_[reference[1], steps[:, 1]]
+    widths = np.clip(right - np.maximum(left, points[:, :1]), 0.0, None)
+    heights = np.clip(ceiling - points[:, 1:], 0.0, None)
+    added: Array = (widths * heights).sum(axis=1)
+    return added
+
+
 def hypervolume(objectives: Array, reference: Array) -> float:
     """Return the area that a set of points dominates up to `reference`, two objectives.
 

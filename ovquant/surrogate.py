@@ -132,5 +132,4 @@ def _gains(points: Array, found: Array, worst: Array) -> NDArray[np.float64]:
     """Return what each point adds to the hypervolume (with one objective: how far it is below the best)."""
     if points.shape[1] == 1:
         return np.asarray(np.clip(found.min() - points[:, 0], 0.0, None) + _TIE_BREAK * (worst[0] - points[:, 0]))
-    whole = pareto.hypervolume(found, worst)
-    return np.array([pareto.hypervolume(np.vstack([found, point]), worst) - whole for point in points])
+    return pareto.gains(points, found, worst)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovquant.pareto import Array, crowding, dominates, front, hypervolume, knee, rank, sort_keys
+from ovquant.pareto import Array, crowding, dominates, front, gains, hypervolume, knee, rank, sort_keys
 
 COORDINATE = st.integers(0, 5).map(float)  # few values, so that ties are common
 VIOLATION = st.sampled_from([0.0, 0.0, 0.5, 1.0])
@@ -168,6 +169,13 @@ def test_hypervolume_does_not_depend_on_order_and_repetition(points: list[tuple[
     reference = np.array([5.0, 5.0])
     again = np.array([*reversed(points), *points])
     assert hypervolume(again, reference) == pytest.approx(hypervolume(np.array(points), reference))
+
+
+@given(st.lists(st.tuples(COORDINATE, COORDINATE), max_size=12), POINTS)
+def test_gains_are_what_each_point_alone_adds_to_the_hypervolume(found: list[tuple[float, float]], more: list[Any]) -> None:
+    reference, held = np.array([4.0, 4.0]), np.array(found).reshape(-1, 2)
+    expected = [hypervolume(np.vstack([held, point]), reference) - hypervolume(held, reference) for point in np.array(more)]
+    assert gains(np.array(more), held, reference).tolist() == expected
 
 
 def test_hypervolume_of_one_point_is_its_rectangle() -> None:
