@@ -87,6 +87,7 @@ class GeneticSampler(BaseGASampler):
         self._neighbours = list(neighbours)
         self._seed = seed
         self._minimized = minimized
+        self._genomes: dict[int, Genome] = {}  # by trial: all of them are asked for with every proposal
         self._brood: _Brood | None = None
         self.last_child = Child(genome=())
         self.last_parents: list[int] = []
@@ -163,7 +164,9 @@ class GeneticSampler(BaseGASampler):
         return [trials[position] for position in ranked[: self.population_size]]
 
     def _genome_of(self, trial: FrozenTrial) -> Genome:
-        return self._space.genome_from_code(trial.user_attrs[PROPOSAL]["code"])
+        if trial.number not in self._genomes:
+            self._genomes[trial.number] = self._space.genome_from_code(trial.user_attrs[PROPOSAL]["code"])
+        return self._genomes[trial.number]
 
     def _sort_keys(self, trials: Sequence[FrozenTrial]) -> list[tuple[float, ...]]:
         return list(pareto.sort_keys(*self._measured(trials)))
