@@ -89,7 +89,7 @@ class Memory:
         self.latencies: dict[str, Latency] = {}
         self._shelf = Shelf(folder)
         self._outcomes: dict[tuple[Any, ...], int] = {}  # their places
-        self._shared: dict[str | None, Latency] = {}  # of the outcomes, which are kept without
+        self._timed: dict[str, Latency] = {}  # by structure, of the outcomes, which are kept without
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._outcomes
@@ -114,17 +114,17 @@ class Memory:
         """
         if key in self._outcomes:
             return
-        latency = outcome.latency
-        if latency is not None and self._shared.setdefault(outcome.structure, latency) == latency:
+        if outcome.structure is not None and outcome.latency is not None:
+            self._timed.setdefault(outcome.structure, outcome.latency)
             outcome = dataclasses.replace(outcome, latency=None)
-        self._outcomes[key] = self._shelf.put((digest, outcome, latency is not None))
+        self._outcomes[key] = self._shelf.put((digest, outcome))
 
     def again(self, key: tuple[Any, ...], digest: str, seconds: dict[str, float]) -> Evaluation | None:
         """Return the outcome of an equal model as that of the strategy of this digest, None where there is none."""
         if key not in self._outcomes:
             return None
-        first, outcome, is_timed = self._shelf.get(self._outcomes[key])
-        latency = self._shared[outcome.structure] if is_timed and outcome.latency is None else outcome.latency
+        first, outcome = self._shelf.get(self._outcomes[key])
+        latency = self._timed.get(str(outcome.structure), outcome.latency)
         same_as = None if first == digest else first
         found: Evaluation = dataclasses.replace(outcome, latency=latency, seconds=seconds, same_as=same_as)
         return found

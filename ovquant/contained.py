@@ -23,7 +23,7 @@ from ovquant.errors import ModelError, OutputError
 from ovquant.inspection import Inspection
 from ovquant.interrupts import raise_if_asked
 from ovquant.log import log
-from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject, sharing
+from ovquant.records import Comparison, Evaluation, Failure, Latency, Outcome, Subject
 from ovquant.shelf import Shelf
 from ovquant.strategy import Strategy
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task
@@ -101,7 +101,7 @@ class ContainedExecutor:
         self._n_workers = 0
         self._bench: BenchSpec | None = None
         self._known = Shelf(folder)
-        self._latencies: dict[str | None, Latency] = {}
+        self._timed: set[str] = set()  # structures of what is known
         self._longest_s: dict[str, float] = {}
         self._under_way: dict[tuple[str, str], float] = {}
         self._called_at = 0.0
@@ -245,24 +245,26 @@ class ContainedExecutor:
         if isinstance(outcome, Failure):
             self._require_space(task.bench)
             return outcome
-        outcome = sharing(dataclasses.replace(outcome, peak_bytes=peaks), self._latencies)
+        outcome = dataclasses.replace(outcome, peak_bytes=peaks)
         if isinstance(task.subject, Strategy):
             self._remember(task.subject, outcome)
         return outcome
 
     def _remember(self, strategy: Strategy, evaluation: Evaluation) -> None:
-        """Keep for the next worker what is known, for which this process has no use; equal latencies are kept once."""
-        latency = evaluation.latency
-        if latency is not None and self._latencies.setdefault(evaluation.structure, latency) == latency:
+        """Keep for the next worker what is known, for which this process has no use; the latency of equal kernels once."""
+        if evaluation.structure in self._timed:
             evaluation = dataclasses.replace(evaluation, latency=None)
-        self._known.put((strategy, evaluation, latency is not None))
+        elif evaluation.structure is not None:
+            self._timed.add(evaluation.structure)
+        self._known.put((strategy, evaluation))
 
     def _recalled(self) -> Iterator[tuple[Strategy, Evaluation]]:
-        for strategy, evaluation, is_timed in self._known:
-            if is_timed and evaluation.latency is None:
-                yield strategy, dataclasses.replace(evaluation, latency=self._latencies[evaluation.structure])
-            else:
-                yield strategy, evaluation
+        latencies: dict[str, Latency | None] = {}
+        for strategy, evaluation in self._known:
+            latency = evaluation.latency
+            if evaluation.structure is not None:
+                latency = latencies.setdefault(evaluation.structure, latency)
+            yield strategy, dataclasses.replace(evaluation, latency=latency)
 
     def _require_space(self, bench: BenchSpec) -> None:
         """Check that a failure is not that of a full disk, which all the next ones would share.

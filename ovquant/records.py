@@ -261,19 +261,6 @@ def latency_from_json(content: dict[str, Any]) -> Latency:
     return _LATENCY.validate_python(content)
 
 
-def sharing(evaluation: Evaluation, known: dict[str | None, Latency]) -> Evaluation:
-    """Return an evaluation that holds the latency of equal kernels that is known already, if it is equal: it has many samples.
-
-    Args:
-        evaluation: any; what came through a pipe or from a file is a copy of its own.
-        known: structure -> latency; one that is new is added.
-    """
-    if evaluation.latency is None:
-        return evaluation
-    latency = known.setdefault(evaluation.structure, evaluation.latency)
-    return dataclasses.replace(evaluation, latency=latency) if latency == evaluation.latency else evaluation
-
-
 def strategy_from_json(content: dict[str, Any]) -> Strategy:
     """Return the strategy that `Strategy.as_dict` wrote."""
     return _STRATEGY.validate_python(content)

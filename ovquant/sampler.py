@@ -18,9 +18,9 @@ from ovquant.genetic import Breeding, Child, breed, first_fresh, litter, seed_me
 from ovquant.space import Genome, SearchSpace
 from ovquant.surrogate import Surrogate, learn
 
-# User attributes of a trial: what was proposed, and what came of it.
-PROPOSAL = "proposal"
-RESULT = "result"
+# User attributes of a trial, all that proposals depend on beside its values: what was proposed, and what came of it.
+CODE = "code"
+VIOLATION = "violation"
 _REMEMBERED = 10_000  # genomes, those of some generations
 _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with every generation
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
@@ -129,7 +129,7 @@ class GeneticSampler(BaseGASampler):
         return dict(self._space.labels(child.genome))
 
     def _breeding(self, trials: Sequence[FrozenTrial]) -> Breeding:
-        known = {self._genome_of(t) for t in trials if PROPOSAL in t.user_attrs}
+        known = {self._genome_of(t) for t in trials if CODE in t.user_attrs}
         return Breeding(sizes=self._space.sizes, canonical=self._canonical, known=known)
 
     def _brood_of(self, study: Study, generation: int, settled: Sequence[FrozenTrial]) -> _Brood:
@@ -143,7 +143,7 @@ class GeneticSampler(BaseGASampler):
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
             genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
             rng = np.random.default_rng([self._seed, generation])
-            measured = [t for t in earlier if PROPOSAL in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
+            measured = [t for t in earlier if CODE in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],
@@ -165,7 +165,7 @@ class GeneticSampler(BaseGASampler):
 
     def _genome_of(self, trial: FrozenTrial) -> Genome:
         if trial.number not in self._genomes:
-            self._genomes[trial.number] = self._space.genome_from_code(trial.user_attrs[PROPOSAL]["code"])
+            self._genomes[trial.number] = self._space.genome_from_code(trial.user_attrs[CODE])
         return self._genomes[trial.number]
 
     def _sort_keys(self, trials: Sequence[FrozenTrial]) -> list[tuple[float, ...]]:
@@ -174,7 +174,7 @@ class GeneticSampler(BaseGASampler):
     def _measured(self, trials: Sequence[FrozenTrial]) -> tuple[pareto.Array, pareto.Array]:
         """Return objectives and violations."""
         objectives = np.array([self._minimized(t.values) for t in trials], dtype=np.float64)
-        return objectives, np.array([t.user_attrs[RESULT]["violation"] for t in trials], dtype=np.float64)
+        return objectives, np.array([t.user_attrs[VIOLATION] for t in trials], dtype=np.float64)
 
 
 def generation_of(trial: FrozenTrial) -> int | None:
@@ -185,4 +185,4 @@ def generation_of(trial: FrozenTrial) -> int | None:
 
 def is_abandoned(trial: FrozenTrial) -> bool:
     """Return True for a trial that ended without an outcome: its process was stopped."""
-    return trial.state == TrialState.FAIL and RESULT not in trial.user_attrs
+    return trial.state == TrialState.FAIL and VIOLATION not in trial.user_attrs

@@ -1,7 +1,8 @@
 """The durable study: an Optuna study in SQLite, asked for proposals and told outcomes.
 
 Proposals are asked of a copy in memory: Optuna reads all unfinished trials from a file again for each of several questions, which
-with hundreds under way takes longer than they do. The file gets each trial when it is told, whole, in one transaction.
+with hundreds under way takes longer than they do. The file gets each trial when it is told, whole, in one transaction; what is
+held in memory of one is what proposals depend on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ovquant.records import (
     outcome_to_json,
     strategy_from_json,
 )
-from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler, generation_of, is_abandoned
+from ovquant.sampler import CODE, VIOLATION, GeneticSampler, generation_of, is_abandoned
 from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy
 from ovquant.studyfile import StudyFile, create, many_at_once, opened, require_study, storage_faults
@@ -38,7 +39,10 @@ from ovquant.studyfile import StudyFile, create, many_at_once, opened, require_s
 _FINGERPRINT = "fingerprint"
 _POPULATION = "population"
 _OPENINGS = "holdout openings"
-OUTSIDE = "outside"  # user attribute of what is no member of the population, in the form of a proposal
+# User attributes of a trial in the file.
+PROPOSAL = "proposal"
+OUTSIDE = "outside"  # the same of what is no member of the population
+RESULT = "result"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ class Study:
         self._sampler = GeneticSampler(
             space=space, seeds=seeds, neighbours=neighbours, seed=seed, population_size=population, minimized=rules.minimized
         )
-        self._asked: dict[int, optuna.Trial] = {}
+        self._asked: dict[int, tuple[optuna.Trial, dict[str, Any]]] = {}
         with warnings.catch_warnings(), storage_faults(), many_at_once():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._file = StudyFile(path)
@@ -114,7 +118,7 @@ class Study:
             for trial in self._file.trials(TrialState.RUNNING):
                 self._close(trial)
             self._study = optuna.create_study(directions=self._file.directions, sampler=self._sampler)
-            self._study.add_trials(map(_lightened, self._file.trials()))
+            self._study.add_trials(map(_remembered, self._file.trials()))
 
     def _close(self, trial: FrozenTrial) -> None:
         """Tell a trial that was left running its outcome, if it got as far as that; else fail it."""
@@ -167,7 +171,7 @@ class Study:
         """
         # Optuna asks no sampler for a trial without parameters.
         every = self._study.get_trials(deepcopy=False)
-        if not self._space.genes and any(PROPOSAL in trial.user_attrs and not is_abandoned(trial) for trial in every):
+        if not self._space.genes and any(CODE in trial.user_attrs and not is_abandoned(trial) for trial in every):
             raise LookupError("the only strategy of the search space was tried")
         trial = self._study.ask()
         for gene in self._space.genes:
@@ -175,16 +179,13 @@ class Study:
         child, parents = self._sampler.last_child, tuple(self._sampler.last_parents)
         generation = self._sampler.last_generation
         strategy = self._space.strategy_from_genome(child.genome)
-        trial.set_user_attr(
-            PROPOSAL,
-            {
-                "code": self._space.code_from_genome(child.genome),
-                "strategy": strategy.as_dict(),
-                "parents": list(parents),
-                "recipe": self._recipes.get(child.genome),
-            },
+        code = self._space.code_from_genome(child.genome)
+        trial.set_user_attr(CODE, code)
+        recipe = self._recipes.get(child.genome)
+        self._asked[trial.number] = (
+            trial,
+            {"code": code, "strategy": strategy.as_dict(), "parents": list(parents), "recipe": recipe},
         )
-        self._asked[trial.number] = trial
         return Proposal(number=trial.number, generation=generation, genome=child.genome, strategy=strategy, parents=parents)
 
     @storage_faults()
@@ -198,17 +199,19 @@ class Study:
     @storage_faults()
     def tell(self, proposal: Proposal, outcome: Outcome, role: Role) -> Trial:
         """Record what came of a proposal; in the order that they were asked for, which is that of their numbers."""
-        trial = self._asked.pop(proposal.number)
-        trial.set_user_attr(RESULT, self._result(outcome, role))
+        trial, asked = self._asked.pop(proposal.number)
+        result = self._result(outcome, role)
+        trial.set_user_attr(VIOLATION, result["violation"])
         if isinstance(outcome, Failure):
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, self._rules.values(outcome))
-        whole = self._study.get_trials(deepcopy=False)[proposal.number]
+        held = self._study.get_trials(deepcopy=False)[proposal.number]
+        whole = copy.copy(held)
+        whole.user_attrs = {PROPOSAL: asked, RESULT: result}
         self._file.add(whole)
-        told = _trial(whole, outcome)
-        _lightened(whole)
-        return told
+        held.params, held.distributions = {}, {}
+        return _trial(whole, outcome)
 
     @storage_faults()
     def add(self, outcome: Evaluation, role: Role, strategy: Strategy | None) -> Trial:
@@ -218,7 +221,7 @@ class Study:
         trial = create_trial(values=list(self._rules.values(outcome)), user_attrs=attributes)
         self._file.add(trial)
         trial.number = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(_lightened(copy.copy(trial)))
+        self._study.add_trial(_remembered(trial))
         return _trial(trial, outcome)
 
     def _result(self, outcome: Outcome, role: Role) -> dict[str, Any]:
@@ -260,19 +263,20 @@ class _Latencies:
         return self._by_text[text]
 
 
-def _lightened(trial: FrozenTrial) -> FrozenTrial:
-    """Leave of a trial in memory what proposals depend on: all of it takes ten times as much, and is in the file."""
-    kept: dict[str, Any] = {PROPOSAL: ["code"], RESULT: ["violation"]}
-    given = trial.user_attrs
-    trial.user_attrs = {name: {key: given[name][key] for key in keys} for name, keys in kept.items() if name in given}
-    trial.params, trial.distributions = {}, {}
-    return trial
+def _remembered(trial: FrozenTrial) -> FrozenTrial:
+    """Return of a trial in the file what proposals depend on: all of it takes ten times as much of memory."""
+    light, proposal, result = copy.copy(trial), trial.user_attrs.get(PROPOSAL), trial.user_attrs.get(RESULT)
+    light.user_attrs = {} if proposal is None else {CODE: proposal["code"]}
+    if result is not None:
+        light.user_attrs[VIOLATION] = result["violation"]
+    light.params, light.distributions = {}, {}
+    return light
 
 
 def _settled(trials: Sequence[FrozenTrial]) -> list[Trial]:
     """Return the settled ones; equal latencies are held once."""
     latencies = _Latencies()
-    settled = [trial for trial in trials if trial.state.is_finished() and not is_abandoned(trial)]
+    settled = [trial for trial in trials if trial.state.is_finished() and RESULT in trial.user_attrs]
     with many_at_once():
         return [_trial(trial, latencies.outcome(trial.user_attrs[RESULT])) for trial in settled]
 

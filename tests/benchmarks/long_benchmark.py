@@ -91,6 +91,7 @@ def main() -> None:
         seen = np.array(watch(subprocess.Popen(list(map(str, command))), output))
         times = np.array(trial_times(output))
         took = np.diff(times)
+        seen = seen[seen[:, 0] < len(times)]  # what comes after the search reads all of it
         print(f"{len(times)} trials in {times[-1] - times[0]:.0f} s")
         for first in range(0, len(took), 250):
             near = seen[(seen[:, 0] >= first) & (seen[:, 0] < first + 250)]

@@ -25,7 +25,7 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from ovquant import pareto
-from ovquant.sampler import PROPOSAL, RESULT, GeneticSampler
+from ovquant.sampler import CODE, VIOLATION, GeneticSampler
 from ovquant.space import Genome
 
 LOOKS = (20, 40, 60)
@@ -132,11 +132,11 @@ def ours(table: Table, seed: int) -> Iterator[Genome]:
             except LookupError:
                 is_exhausted = True
             else:
-                trial.set_user_attr(PROPOSAL, {"code": list(sampler.last_child.genome)})
+                trial.set_user_attr(CODE, list(sampler.last_child.genome))
                 generation.append((trial, sampler.last_child.genome))
         for trial, genome in generation:
             yield genome
-            trial.set_user_attr(RESULT, {"violation": table.violations[genome]})
+            trial.set_user_attr(VIOLATION, table.violations[genome])
             study.tell(trial, table.objectives[genome])
 
 
