@@ -189,7 +189,7 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
         start = time.perf_counter()
         results = side.run(strategies)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send((results, time.perf_counter() - start, dict(side.seconds), base, peak, shares(profiles)))
+        pipe.send((results, time.perf_counter() - start, dict(side.seconds), base, peak, shares(profiles), longest(profiles)))
     if kind != "naive":
         side.executor.close()
 
@@ -218,6 +218,20 @@ def shares(profiles: Sequence[cProfile.Profile]) -> dict[str, float]:
     return found
 
 
+def longest(profiles: Sequence[cProfile.Profile], n: int = 10) -> dict[str, str]:
+    """Return ovquant's own functions that take most: seconds of themselves, and calls."""
+    found: dict[str, tuple[float, int]] = {}
+    for profile in profiles:
+        entries: Any = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+        for (path, line, function), (_, n_calls, own_s, _, _) in entries.items():
+            if "/ovquant/" in path:
+                name = f"{Path(path).stem}:{line} {function}"
+                before = found.get(name, (0.0, 0))
+                found[name] = (before[0] + own_s, before[1] + n_calls)
+    ordered = sorted(found.items(), key=lambda pair: -pair[1][0])[:n]
+    return {name: f"{seconds:.2f} s in {n_calls} calls" for name, (seconds, n_calls) in ordered}
+
+
 class Side:
     """A process that evaluates."""
 
@@ -235,11 +249,12 @@ class Side:
         self.seconds: dict[str, float] = {}
         self.memory_kb = (0, 0)
         self.shares: dict[str, float] = {}
+        self.longest: dict[str, str] = {}
 
     def run(self, strategies: Sequence[Strategy]) -> None:
         """Evaluate a group."""
         self._pipe.send(list(strategies))
-        results, wall_s, self.seconds, base, peak, self.shares = self._pipe.recv()
+        results, wall_s, self.seconds, base, peak, self.shares, self.longest = self._pipe.recv()
         self.results += results
         self.wall_s += wall_s
         self.memory_kb = (base, peak)
@@ -351,6 +366,7 @@ def main() -> None:
         own = profiled.shares.get("ovquant", 0.0) / profiled.wall_s
         print(f"profile of {PROFILED} strategies, {profiled.wall_s:.1f} s: ovquant's own Python code {own:.1%} of the wall time")
         print({name: round(seconds, 2) for name, seconds in sorted(profiled.shares.items(), key=lambda pair: -pair[1])})
+        print(profiled.longest)
         figures["profile"] = profiled.shares | {"wall": profiled.wall_s}
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
