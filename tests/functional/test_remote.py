@@ -225,13 +225,13 @@ def test_a_search_outlives_the_machine_for_some_candidates_and_is_continued_if_i
     job: Job, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_PAUSES_S", (0.01, 0.01))
-    # One generation: what is tried while the machine is away must not be a model that was timed before, by the chance of timing.
-    job = job.model_copy(update={"population": 6})
+    # One generation, of which four are evaluated together: those that find the machine away are the same whatever was timed.
+    job = job.model_copy(update={"population": 12, "max_trials": 12})
 
     def react(progress: Progress) -> None:
-        if progress.n_candidates in {2, 6}:
+        if progress.n_candidates in {4, 12}:
             loopback.stop()
-        if progress.n_candidates == 4:
+        if progress.n_candidates == 8:
             loopback.start()
 
     try:
@@ -241,9 +241,9 @@ def test_a_search_outlives_the_machine_for_some_candidates_and_is_continued_if_i
         loopback.start()
     result, trials = search(job)
     failures = [t.outcome for t in trials if isinstance(t.outcome, Failure)]
-    assert [(failure.stage, failure.error) for failure in failures] == [("latency", "DeviceError")] * 2
+    assert [(failure.stage, failure.error) for failure in failures] == [("latency", "DeviceError")] * 4
     assert all("the connection was lost 3 times in a row" in failure.message for failure in failures)
-    assert (result["n_trials"], result["n_failures"], result["stop_reason"]) == (7, 2, "max_trials reached")
+    assert (result["n_trials"], result["n_failures"], result["stop_reason"]) == (13, 4, "max_trials reached")
 
 
 # What is refused before anything begins
