@@ -91,6 +91,10 @@ class Memory:
         self._outcomes: dict[tuple[Any, ...], int] = {}  # their places
         self._timed: dict[str, Latency] = {}  # by structure, of the outcomes, which are kept without
 
+    def close(self) -> None:
+        """Know nothing any more."""
+        self._shelf.close()
+
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._outcomes
 

@@ -83,6 +83,7 @@ class ClusterExecutor:
         make: MakeExecutor = contained,
         wait_s: float = 10.0,
         patience_s: float = 300.0,
+        folder: Path | None = None,
     ) -> None:
         """Connect to a scheduler and greet its workers.
 
@@ -94,6 +95,7 @@ class ClusterExecutor:
             make: makes what runs candidates on a worker, see `ovquant.station`.
             wait_s: at the start, for a worker that may measure latency.
             patience_s: later on, while no worker is there that could go on.
+            folder: for a file of what is settled.
 
         Raises:
             UsageError, DeviceError: there is no scheduler, no worker to measure on, or workers have other versions.
@@ -104,7 +106,7 @@ class ClusterExecutor:
         self._shipped: dict[str, _Shipped] = {}
         self._announced: dict[tuple[Any, ...], Run] = {}
         self._equal: dict[tuple[Any, ...], dict[int, Evaluation | None]] = {}  # of equal models, by the places of their runs
-        self._memory = Memory()  # of what is settled, in the order that it was asked for
+        self._memory = Memory(folder)  # of what is settled, in the order that it was asked for
         self._timing: set[str] = set()  # structures that are being timed
 
     def on_targets(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -223,7 +225,7 @@ class ClusterExecutor:
         with self._dispatcher.lock:
             for found in run.notes:
                 self._memory.learn(found.key, found.digest, found.outcome)
-                self._equal[found.key].pop(run.place, None)
+                self._forget_equal(found.key, run)
             is_screened = isinstance(outcome, Evaluation) and outcome.raced is not None and outcome.raced.reason == "screened"
             if not run.notes or isinstance(outcome, Failure) or is_screened:
                 return outcome
@@ -271,8 +273,14 @@ class ClusterExecutor:
                 run.notes.append(_Found(key=key, digest=strategy.digest, outcome=outcome))
         finally:
             if equal[run.place] is None:
-                del equal[run.place]
+                self._forget_equal(key, run)
         return outcome
+
+    def _forget_equal(self, key: tuple[Any, ...], run: Run) -> None:
+        equal = self._equal.get(key, {})
+        equal.pop(run.place, None)
+        if not equal:
+            self._equal.pop(key, None)
 
     def _equal_one(self, key: tuple[Any, ...], strategy: Strategy, seconds: dict[str, float], run: Run) -> Steps:
         """Return the outcome of an equal model that was asked for before, None if there is none; waits while it is evaluated."""

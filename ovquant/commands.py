@@ -89,7 +89,7 @@ def _executor(job: Job, work: Path, console: Console) -> Executor:
     if job.cluster is None:
         return ContainedExecutor(work, job.memory_limit, tell=console.under_way)
     target = load_target(job.target)
-    return ClusterExecutor(job.cluster, target.name, job.device or target.device, memory_bytes=job.memory_limit)
+    return ClusterExecutor(job.cluster, target.name, job.device or target.device, memory_bytes=job.memory_limit, folder=work)
 
 
 def resume(output: Path, changes: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
     try:
         reason = run_search(plan, study, executor, SystemClock(), listen)
     finally:
-        trials = study.trials()
-        with contextlib.suppress(OSError):
-            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(trials, session.space))
+        with contextlib.suppress(OSError, OvquantError):  # what ended the search is what is to be told
+            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
+    trials = study.trials()
     console.stop()
     late_s = elapsed_s - plan.budget_s if reason == "budget used up" and plan.budget_s is not None else 0.0
     late = f", {late_s:.0f} s late: what is begun is finished, and NNCF's default always tried" if late_s >= 1 else ""
@@ -191,8 +191,8 @@ def _announce(session: Session, study: Study, console: Console) -> None:
         console.warn(note)
     if not session.job.metrics and opened.has_labels:
         console.warn("the data has labels, and no metric is asked for: give --metric to limit its drop")
-    if n_trials := len(study.trials()):
-        console.info(f"continuing a study of {n_trials} trials")
+    if study.n_settled:
+        console.info(f"continuing a study of {study.n_settled} trials")
 
 
 def _listed(value: Any) -> str:

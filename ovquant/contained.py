@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import signal
 import sys
@@ -31,6 +32,7 @@ from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, 
 
 _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
+_TOLD_AT_ONCE = 200  # outcomes; all of them take much memory
 _TOLD_BYTES = 2000  # of what a worker printed last, for the log
 _END_S = 5.0
 _N_GROWING = 3  # announcements by which a worker has come to the memory that it needs
@@ -228,6 +230,7 @@ class ContainedExecutor:
         """End the worker at once."""
         self._pipe.close()
         self._end()
+        self._known.close()
 
     def _guilty(self, lost: _LostError, batch: dict[int, str]) -> int | None:
         """Return the place of the candidate that took a worker down, None where others may have."""
@@ -252,11 +255,12 @@ class ContainedExecutor:
 
     def _remember(self, strategy: Strategy, evaluation: Evaluation) -> None:
         """Keep for the next worker what is known, for which this process has no use; the latency of equal kernels once."""
-        if evaluation.structure in self._timed:
+        is_timed = evaluation.structure is not None and evaluation.latency is not None
+        if is_timed and evaluation.structure in self._timed:
             evaluation = dataclasses.replace(evaluation, latency=None)
-        elif evaluation.structure is not None:
-            self._timed.add(evaluation.structure)
         self._known.put((strategy, evaluation))
+        if is_timed:
+            self._timed.add(str(evaluation.structure))
 
     def _recalled(self) -> Iterator[tuple[Strategy, Evaluation]]:
         latencies: dict[str, Latency | None] = {}
@@ -429,7 +433,9 @@ class ContainedExecutor:
         if self._bench is None or not self._known:
             return
         try:
-            self._call("recall", self._bench, list(self._recalled()))
+            known = self._recalled()
+            while told := list(itertools.islice(known, _TOLD_AT_ONCE)):
+                self._call("recall", self._bench, told)
         except _LostError as lost:
             raise ModelError(f"{self._bench.model}: {lost.failure.message}") from None
 

@@ -204,6 +204,7 @@ class Workbench:
 
     def close(self) -> None:
         """Build and measure nothing more."""
+        self._memory.close()
         self._builder.close()
         self.meter.close()
 
@@ -435,7 +436,7 @@ class Workbench:
         return found
 
     def _divergences_of(self, digest: str) -> NDArray[np.float64] | None:
-        """Return what a candidate diverged by on each validation item; of one that a process before measured, what that kept."""
+        """Return what a candidate diverged by on each validation item, of this process or one before."""
         if digest not in self._divergences and (kept := self._kept.get(digest)) is not None:
             self._divergences[digest] = kept[0]
         return self._divergences.get(digest)

@@ -142,8 +142,7 @@ def seed_member(
     drawn = [breeding.canonical(random_genome(breeding.sizes, rng)) for _ in range(_MAX_TRIES)]
     fresh = [genome for genome in drawn if genome not in breeding.known]
     if not fresh:
-        return _left_over(breeding, rng)
-
+        return next(iter(_left_over(breeding, rng, 1)), None)
     return Child(genome=fresh[int(np.argmax(nearest(fresh, breeding.known)))])
 
 
@@ -179,7 +178,7 @@ def breed(
     Returns:
         None if the space holds nothing that was not tried.
     """
-    return _bred(parents, ranks, breeding, breeding.usage(), rng)
+    return _bred(parents, ranks, breeding, breeding.usage(), rng) or next(iter(_left_over(breeding, rng, 1)), None)
 
 
 def _bred(
@@ -197,7 +196,7 @@ def _bred(
         genome = breeding.canonical(child)
         if genome not in breeding.known:
             return Child(genome=genome, parents=(first, second) if first != second else (first,))
-    return _left_over(breeding, rng)
+    return None
 
 
 def litter(
@@ -212,10 +211,12 @@ def litter(
     usage = breeding.usage()
     for _ in range(n_children):
         child = _bred(parents, ranks, breeding, usage, rng)
-        if child is None:
+        if child is None:  # hardly anything is left near the parents: the rest is looked for at once, which takes a while
+            for other in _left_over(breeding, rng, n_children):
+                found.setdefault(other.genome, other)
             break
         found.setdefault(child.genome, child)
-    return list(found.values())
+    return list(found.values())[:n_children]
 
 
 def _other_parent(parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]], first: int, rng: np.random.Generator) -> int:
@@ -227,15 +228,18 @@ def _other_parent(parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]],
     return others[int(rng.integers(len(others)))] if others else first
 
 
-def _left_over(breeding: Breeding, rng: np.random.Generator) -> Child | None:
-    """Return a genome that was not tried, drawn from a list of all if the space is small, else by chance."""
+def _left_over(breeding: Breeding, rng: np.random.Generator, n: int) -> list[Child]:
+    """Return at most n different genomes that were not tried, from a list of all if the space is small, else by chance."""
     n_genomes = int(np.prod([float(size) for size in breeding.sizes]))
     if n_genomes <= _MAX_ENUMERATED:
         every = itertools.product(*(range(size) for size in breeding.sizes))
         fresh = [genome for genome in every if breeding.canonical(genome) == genome and genome not in breeding.known]
-        return Child(genome=fresh[int(rng.integers(len(fresh)))]) if fresh else None
+        return [Child(genome=fresh[int(index)]) for index in rng.permutation(len(fresh))[:n]]
+    found: dict[Genome, Child] = {}
     for _ in range(100 * _MAX_TRIES):
         genome = breeding.canonical(random_genome(breeding.sizes, rng))
         if genome not in breeding.known:
-            return Child(genome=genome)
-    return None
+            found.setdefault(genome, Child(genome=genome))
+        if len(found) == n:
+            break
+    return list(found.values())

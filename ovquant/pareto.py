@@ -80,15 +80,20 @@ def sort_keys(objectives: Array, violations: Array) -> list[tuple[float, float]]
 
 
 def front(objectives: Array, violations: Array) -> NDArray[np.int64]:
-    """Return the positions of the feasible non-dominated rows, ordered by the first objective."""
+    """Return the positions of the feasible non-dominated rows, ordered by the first objective.
+
+    Args:
+        objectives: shape [N, 2].
+        violations: shape [N], 0 if feasible.
+    """
     feasible = np.flatnonzero(violations <= 0)
     if not len(feasible):
         return feasible
-    values = objectives[feasible]
-    is_no_worse = (values[:, np.newaxis] <= values).all(axis=2)
-    is_better = (values[:, np.newaxis] < values).any(axis=2)
-    best = feasible[~(is_no_worse & is_better).any(axis=0)]
-    return np.asarray(best[np.argsort(objectives[best, 0], kind="stable")], dtype=np.int64)
+    ordered = feasible[np.lexsort((objectives[feasible, 1], objectives[feasible, 0]))]
+    first, second = objectives[ordered].T
+    group = np.searchsorted(first, first)  # where those of the same first objective begin, with the best of them
+    before = np.r_[np.inf, np.minimum.accumulate(second)][group]  # the best second one of all that are better in the first
+    return np.asarray(ordered[(second < before) & (second == second[group])], dtype=np.int64)
 
 
 def knee(objectives: Array) -> int:

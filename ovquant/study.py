@@ -134,6 +134,12 @@ class Study:
         """Members of a generation."""
         return self._sampler.population_size or 1
 
+    @property
+    def n_settled(self) -> int:
+        """Trials with an outcome."""
+        every = self._study.get_trials(deepcopy=False)
+        return sum(trial.state.is_finished() and not is_abandoned(trial) for trial in every)
+
     @storage_faults()
     def open_holdout(self) -> int:
         """Record that the holdout is looked at, and return how often it was, this time included."""

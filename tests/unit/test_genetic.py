@@ -298,3 +298,22 @@ def test_a_litter_holds_different_children_that_were_not_tried(data: st.DataObje
     assert len(genomes) == len(set(genomes)) <= 8
     assert not known.intersection(genomes)
     assert bool(children) == (int(np.prod(sizes)) > len(known))
+
+
+def test_where_little_is_left_all_of_it_is_found_by_one_look_at_the_whole_space() -> None:
+    sizes = (6, 6, 6, 6)
+    every = [tuple(genome) for genome in np.ndindex(*sizes)]
+    left = {every[3], every[500], every[-1]}
+    n_asked = 0
+
+    def canonical(genome: Genome) -> Genome:
+        nonlocal n_asked
+        n_asked += 1
+        return genome
+
+    known = set(every) - left
+    parents = [(0, 0, 0, 0), (1, 1, 1, 1)]
+    scarce = Breeding(sizes=sizes, canonical=canonical, known=known)
+    children = litter(parents, flat(parents), scarce, np.random.default_rng(0), 512)
+    assert {child.genome for child in children} == left
+    assert n_asked < 3 * len(every)

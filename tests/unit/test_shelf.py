@@ -47,5 +47,19 @@ def test_nothing_is_left_in_the_folder(tmp_path: Path):
 def test_a_full_disk_says_what_to_do(tmp_path: Path):
     shelf = Shelf(tmp_path)
     shelf._file = Path("/dev/full").open("w+b", buffering=0)  # noqa: SIM115
-    with pytest.raises(OutputError, match=r"cannot be written: .*No space left.*Free some space, and the same command continues"):
+    with pytest.raises(
+        OutputError, match=r"cannot be written or read: .*No space left.*Free some space, and the same command continues"
+    ):
         shelf.put("more")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file.*: cannot be written or read"):
+        Shelf(tmp_path / "file" / "below")
+
+
+def test_what_is_closed_may_be_closed_again():
+    shelf = Shelf()
+    shelf.close()
+    shelf.close()
