@@ -71,6 +71,6 @@ class Shelf:
             yield
         except OSError as error:
             raise OutputError(
-                f"{self._folder or tempfile.gettempdir()}: cannot be written or read: {first_line(error)}; trials recorded before are "
-                "kept. Free some space, and the same command continues"
+                f"{self._folder or tempfile.gettempdir()}: cannot be written or read: {first_line(error)}; trials recorded "
+                "before are kept. Free some space, and the same command continues"
             ) from error
