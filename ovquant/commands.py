@@ -126,10 +126,12 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
     console.begin(_standing(study, plan))
     try:
         reason = run_search(plan, study, executor, SystemClock(), listen)
-    finally:
-        with contextlib.suppress(OSError, OvquantError):  # what ended the search is what is to be told
-            export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(study.trials(), session.space))
+    except BaseException:
+        with contextlib.suppress(OvquantError):  # what ended the search is what is to be told
+            _write_table(session, study.trials())
+        raise
     trials = study.trials()
+    _write_table(session, trials)
     console.stop()
     late_s = elapsed_s - plan.budget_s if reason == "budget used up" and plan.budget_s is not None else 0.0
     late = f", {late_s:.0f} s late: what is begun is finished, and NNCF's default always tried" if late_s >= 1 else ""
@@ -148,6 +150,11 @@ def _search(session: Session, study: Study, executor: Executor, console: Console
         best = Path(session.job.output) / BEST
         raise RefutedError(f"the holdout refutes every finalist; trial {decision.winner} is in {best} all the same")
     return result
+
+
+def _write_table(session: Session, trials: Sequence[Trial]) -> None:
+    with contextlib.suppress(OSError):
+        export.write_text(Path(session.job.output) / TRIALS_FILE, export.trials_csv(trials, session.space))
 
 
 def _standing(study: Study, plan: Plan) -> Standing:

@@ -119,9 +119,7 @@ def gains(points: Array, objectives: Array, reference: Array) -> Array:
         reference: shape [2]; what is beyond it counts nothing.
     """
     inside = objectives[(objectives < reference).all(axis=1)]
-    ordered = inside[np.lexsort((inside[:, 1], inside[:, 0]))]
-    lowest = np.minimum.accumulate(ordered[:, 1]) if len(ordered) else ordered[:, 1]
-    steps = ordered[np.r_[True, lowest[1:] < lowest[:-1]][: len(ordered)]]
+    steps = inside[front(inside, np.zeros(len(inside)))]
     left, right = np.r_[-np.inf, steps[:, 0]], np.r_[steps[:, 0], reference[0]]
     ceiling = np.r_[reference[1], steps[:, 1]]
     widths = np.clip(right - np.maximum(left, points[:, :1]), 0.0, None)
