@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import multiprocessing
@@ -25,6 +26,8 @@ Name: TypeAlias = Literal[
 ]
 PRELOADED = ("nncf", "openvino", "sklearn.metrics")  # what takes seconds to import, and starts no thread
 _FIRST_VICTIM = "1000"  # of the kernel when memory runs out, see proc(5)
+_M_ARENA_MAX = -8  # of mallopt(3), in glibc's malloc.h
+_N_ARENAS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,7 @@ def _become_a_worker(output: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     output.parent.mkdir(parents=True, exist_ok=True)
+    _share_arenas()
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -138,6 +142,12 @@ def _become_a_worker(output: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), name="ovquant-parent", daemon=True).start()
+
+
+def _share_arenas() -> None:
+    """Let threads share arenas of memory: each keeps what was freed, which is as much as is held when every thread has one."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _N_ARENAS)
 
 
 def _die_with(parent: Any) -> None:

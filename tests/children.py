@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ovquant import runtime
+from ovquant import runtime, worker
 from ovquant.inference import CompiledModel
 from ovquant.protocols import Sample
 from ovquant.quantization.shared import SharedQuantizer
@@ -28,6 +31,32 @@ def in_another_process(function: Callable[..., Found], *arguments: Any) -> Found
 
 def put(folder: Path, key: str, array: np.ndarray) -> None:
     ArrayStore(folder).put({key: [array]})
+
+
+def n_arenas(is_worker: bool) -> int:
+    """Return how many arenas glibc has after eight threads took memory at a time."""
+    if is_worker:
+        worker._share_arenas()
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    together = threading.Barrier(8)
+
+    def take() -> None:
+        together.wait()
+        libc.malloc(1000)
+        together.wait()
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with tempfile.NamedTemporaryFile() as told:
+        libc.fopen.restype = ctypes.c_void_p
+        stream = ctypes.c_void_p(libc.fopen(told.name.encode(), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        return told.read().count(b"<heap nr=")
 
 
 def quantize(path: Path, samples: list[Sample], store: Path, strategies: Sequence[Strategy]) -> tuple[list[str], int, str | None]:

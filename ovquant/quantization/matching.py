@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
+
+from cachetools import LRUCache
 
 from ovquant.quantization.internals import internals
 from ovquant.quantization.stages import digest_of
@@ -20,7 +21,7 @@ class Matches:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._found: OrderedDict[str, list[list[str]]] = OrderedDict()
+        self._found: LRUCache[str, list[list[str]]] = LRUCache(_MAX_KEPT)
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
@@ -30,11 +31,10 @@ class Matches:
 
         def find(graph: Any, pattern: Any, *rest: Any, **named: Any) -> list[list[str]]:
             key = digest_of((_content(graph), _content(pattern.graph), rest, sorted(named.items())))
-            if key not in self._found:
-                self._found[key] = search(graph, pattern, *rest, **named)
-                if len(self._found) > _MAX_KEPT:
-                    self._found.popitem(last=False)
-            return [list(nodes) for nodes in self._found[key]]
+            found = self._found.get(key)
+            if found is None:
+                found = self._found[key] = search(graph, pattern, *rest, **named)
+            return [list(nodes) for nodes in found]
 
         with _lock:
             owner.find_subgraphs_matching_pattern = find

@@ -10,11 +10,11 @@ they are not as expected, the plain call takes over.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from cachetools import LRUCache
 
 from ovquant import runtime
 from ovquant.errors import first_line
@@ -37,6 +37,7 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 _MAX_STAGES = 3
 _MAX_SETUPS = 64
 _MAX_LAYERS = 128  # compiled for bias correction
+_MAX_SHIFTS = 8192  # of bias correction, each of a layer's output channels
 
 
 class SharedQuantizer:
@@ -69,11 +70,11 @@ class SharedQuantizer:
         self._store = store
         self._memory_bytes = memory_bytes
         self._collection: Collection | None = None
-        self._stages: OrderedDict[_StageKey, Stage] = OrderedDict()
-        self._setups: OrderedDict[str, Any] = OrderedDict()
+        self._stages: LRUCache[_StageKey, Stage] = LRUCache(_MAX_STAGES)
+        self._setups: LRUCache[str, Any] = LRUCache(_MAX_SETUPS)
         self._matches = Matches()
-        self._bias_shifts: dict[str, Array] = {}
-        self._engines: OrderedDict[str, Any] = OrderedDict()
+        self._bias_shifts: LRUCache[str, Array] = LRUCache(_MAX_SHIFTS)
+        self._engines: LRUCache[str, Any] = LRUCache(_MAX_LAYERS)
         self.fallback: str | None = None
 
     @property
@@ -150,9 +151,7 @@ class SharedQuantizer:
         container = self._points(pipeline, last, stage, strategy)
         collection.fill(stage, container)
         self._remember_bias_shifts(pipeline.pipeline_steps[last])
-        known = set(self._bias_shifts)
         model = pipeline.run_step(last, container, stage.model, stage.graph)
-        self._store.put({key: [shift] for key, shift in self._bias_shifts.items() if key not in known})
         parts.compress_quantize_weights_transformation(model)
         given = plain.arguments(strategy, self._operations)
         parts.dump_parameters(
@@ -184,15 +183,12 @@ class SharedQuantizer:
             return stage
         key = _stage_key(strategy, len(self._samples))
         if key in self._stages:
-            self._stages.move_to_end(key)
             return self._stages[key]
         for index in range(n_before):
             container = self._points(pipeline, index, stage, strategy)
             collection.fill(stage, container)
             stage = Stage.of(pipeline.run_step(index, container, stage.model, stage.graph))
         self._stages[key] = stage
-        if len(self._stages) > _MAX_STAGES:
-            self._stages.popitem(last=False)
         return stage
 
     def _points(self, pipeline: Any, index: int, stage: Stage, strategy: Strategy) -> Any:
@@ -223,8 +219,6 @@ class SharedQuantizer:
             with self._matches.remembered():
                 points = algorithm.get_statistic_points(stage.model, stage.graph)
             self._setups[key] = (algorithm._quantization_target_points_to_qconfig, algorithm._unified_scale_groups)
-            if len(self._setups) > _MAX_SETUPS:
-                self._setups.popitem(last=False)
             return points
         targets, groups = self._setups[key]
         algorithm._quantization_target_points_to_qconfig = targets.copy()
@@ -232,7 +226,7 @@ class SharedQuantizer:
         return algorithm.get_cached_statistic_points(stage.model, stage.graph)
 
     def _remember_bias_shifts(self, step: Sequence[Any]) -> None:
-        """Let fast bias correction take from the store what it computed before for the same layer, input and mean output.
+        """Let fast bias correction take what it computed before for the same layer, input and mean output.
 
         It compiles and runs each layer by itself; the layer has quantized weights and the mean of its float input, so that
         most strategies of equal subset size have most shifts in common, and others at least the compiled layers.
@@ -246,10 +240,10 @@ class SharedQuantizer:
                 arrays = [*input_blob.values(), *(np.asarray(value.data) for value in rest["output_fp"])]
                 layer = runtime.graph_digest(model)
                 key = digest_of(("bias shift", layer, rest["output_channel_axis"]), *arrays)
-                if key not in self._bias_shifts:
-                    kept = self._store.get(key)
-                    self._bias_shifts[key] = kept[0] if kept else self._bias_shift(algorithm, layer, model, input_blob, **rest)
-                return parts.Tensor(self._bias_shifts[key].copy())
+                shift = self._bias_shifts.get(key)
+                if shift is None:
+                    shift = self._bias_shifts[key] = self._bias_shift(algorithm, layer, model, input_blob, **rest)
+                return parts.Tensor(shift.copy())
 
             algorithm._get_bias_shift = remembered
 
@@ -266,10 +260,9 @@ class SharedQuantizer:
     ) -> Array:
         """Return what `FastBiasCorrection._get_bias_shift` does, with a layer compiled once for all its inputs."""
         parts = internals()
-        engine = self._engines.pop(layer, None) or parts.EngineFactory.create(model)
-        self._engines[layer] = engine
-        if len(self._engines) > _MAX_LAYERS:
-            self._engines.popitem(last=False)
+        engine = self._engines.get(layer)
+        if engine is None:
+            engine = self._engines[layer] = parts.EngineFactory.create(model)
         found = algorithm._backend_entity.process_model_output(engine.infer(input_blob), output_name)
         return np.asarray((parts.stack(output_fp) - parts.mean_per_channel(found, output_channel_axis)).data)
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from ovquant.protocols import Array, Sample
 from ovquant.quantization import entries, passes
@@ -25,6 +26,9 @@ from ovquant.quantization.branches import Branch, description, divided
 from ovquant.quantization.internals import internals
 from ovquant.quantization.stages import LookedAt, Stage, digest_of, source_of
 from ovquant.quantization.store import ArrayStore
+
+_MAX_RESULTS = 16_384  # of aggregators: ranges and means, a few values of each channel
+_MAX_SEEN = 64
 
 
 class Collection:
@@ -42,8 +46,8 @@ class Collection:
         self._store = store
         self._memory_bytes = memory_bytes
         self._items = _digest_samples(samples)
-        self._results: dict[str, Any] = {}
-        self._seen: dict[str, Mapping[str, str]] = {}
+        self._results: LRUCache[str, Any] = LRUCache(_MAX_RESULTS)
+        self._seen: LRUCache[str, Mapping[str, str]] = LRUCache(_MAX_SEEN)
         self._headers: dict[str, set[tuple[int, ...]]] = {}  # of entries that were read whole, or written
         self.n_passes = 0
 

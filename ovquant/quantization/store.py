@@ -6,12 +6,12 @@ import os
 import uuid
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from ovquant.protocols import Array
 
@@ -32,7 +32,7 @@ class ArrayStore:
         self._directory = directory
         self._seen: set[str] = set()  # names of files: paths take much more, and these may be thousands
         self._looked_ns = 0
-        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._open = _OpenFiles(_MAX_OPEN)
         self._places: dict[str, list[tuple[str, int]]] = {}
 
     def has(self, key: str) -> bool:
@@ -78,9 +78,8 @@ class ArrayStore:
 
     def close(self) -> None:
         """Close the files; they are opened again when needed."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
+        while self._open:
+            self._open.popitem()
         self._seen.clear()
         self._looked_ns = 0
         self._places.clear()
@@ -102,9 +101,6 @@ class ArrayStore:
         """Return a file, open; those that were not used for longest are closed, since a process may not have many open."""
         if name not in self._open:
             self._open[name] = np.load(self._directory / name, allow_pickle=False)
-            if len(self._open) > _MAX_OPEN:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(name)
         return self._open[name]
 
     def _learn(self, name: str) -> None:
@@ -119,3 +115,13 @@ class ArrayStore:
             counts[key] = counts.get(key, 0) + 1
         for key, count in counts.items():
             self._places.setdefault(key, []).append((name, count))
+
+
+class _OpenFiles(LRUCache[str, Any]):
+    """Files by name, which are closed when they go."""
+
+    def popitem(self) -> tuple[str, Any]:
+        """Let the file go that was not used for longest."""
+        name, file = super().popitem()
+        file.close()
+        return name, file
