@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ovquant import runtime
 from ovquant.building import SHARED, Builder, watched
 from ovquant.candidate import Candidate, Memory, Stages
+from ovquant.choices import ModelFacts
 from ovquant.datasets.splits import Samples, fingerprint
 from ovquant.environment import may_saturate, versions
 from ovquant.errors import DataError, DeviceError, ModelError, OvquantError, did_you_mean, first_line
@@ -43,7 +44,6 @@ from ovquant.records import (
     Subject,
 )
 from ovquant.remote import meter_of
-from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import MeasurementPlan
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task, best_rival, if_hopeless, needs_screening, screening

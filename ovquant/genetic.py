@@ -37,11 +37,15 @@ class Breeding:
 
     Attributes:
         sizes: number of values per gene.
+        ranks: per gene, the place of each value in their order; None for values that have none.
+        weights: per gene, how often it is worth a mutation.
         canonical: maps a genome to the representative of its strategy.
         known: canonical genomes that were tried before.
     """
 
     sizes: tuple[int, ...]
+    ranks: tuple[tuple[int | None, ...], ...]
+    weights: tuple[float, ...]
     canonical: Callable[[Genome], Genome]
     known: Set[Genome]
 
@@ -69,44 +73,53 @@ def crossover(first: Genome, second: Genome, rng: np.random.Generator) -> Genome
     return tuple(a if pick else b for a, b, pick in zip(first, second, picks, strict=True))
 
 
-def mutation_rates(sizes: Sequence[int], strength: float) -> list[float]:
-    """Return per gene the chance to be mutated, in proportion to the bits that its values are worth.
+def mutation_rates(breeding: Breeding, strength: float) -> list[float]:
+    """Return per gene the chance to be mutated, in proportion to its weight and to the bits that its values are worth.
 
     Args:
-        sizes: number of values per gene.
+        breeding: the space.
         strength: genes mutated on average (fewer where that would take a chance above 1).
     """
-    bits = np.log2(np.maximum(sizes, 1))
+    bits = np.log2(np.maximum(breeding.sizes, 1)) * np.array(breeding.weights)
     total = float(bits.sum())
     return [min(1.0, strength * float(bit) / total) if total > 0 else 0.0 for bit in bits]
 
 
 def mutate(
     genome: Genome,
-    sizes: Sequence[int],
+    breeding: Breeding,
     rates: Sequence[float],
     rng: np.random.Generator,
     usage: Sequence[Mapping[int, int]] | None = None,
 ) -> Genome:
     """Return `genome` with genes replaced by another of their values.
 
+    A value k places away in the order of a gene is drawn with weight 1 / k, one without a place with weight 1.
+
     Args:
         genome: to start from.
-        sizes: number of values per gene.
+        breeding: the space.
         rates: chance to be mutated per gene.
         rng: source of chance.
-        usage: per gene, how often each value was tried: values tried n times are drawn with weight 1 / (1 + n), so that each
-            is tried early; None draws evenly.
+        usage: per gene, how often each value was tried: the weights of values tried n times are divided by 1 + n, so that each
+            is tried early; None leaves them.
     """
 
     def other(gene: int, index: int) -> int:
-        values = [value for value in range(sizes[gene]) if value != index]
-        weights = np.array([1 / (1 + (usage[gene].get(value, 0) if usage is not None else 0)) for value in values])
+        values = [value for value in range(breeding.sizes[gene]) if value != index]
+        near = [_nearness(breeding.ranks[gene][value], breeding.ranks[gene][index]) for value in values]
+        seldom = [1 / (1 + (usage[gene].get(value, 0) if usage is not None else 0)) for value in values]
+        weights = np.array(near) * np.array(seldom)
         return values[int(rng.choice(len(values), p=weights / weights.sum()))]
 
     return tuple(
-        other(gene, index) if sizes[gene] > 1 and rng.random() < rates[gene] else index for gene, index in enumerate(genome)
+        other(gene, index) if breeding.sizes[gene] > 1 and rng.random() < rates[gene] else index
+        for gene, index in enumerate(genome)
     )
+
+
+def _nearness(first: int | None, second: int | None) -> float:
+    return 1.0 if first is None or second is None else 1 / abs(first - second)
 
 
 def tournament(ranks: Sequence[tuple[float, ...]], rng: np.random.Generator) -> int:
@@ -153,10 +166,10 @@ def first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:
 
 
 def _near(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
-    usage, rates = breeding.usage(), mutation_rates(breeding.sizes, 2.0)
+    usage, rates = breeding.usage(), mutation_rates(breeding, 2.0)
     for _ in range(_MAX_TRIES):
         seed = seeds[int(rng.integers(len(seeds)))]
-        genome = breeding.canonical(mutate(seed, breeding.sizes, rates, rng, usage))
+        genome = breeding.canonical(mutate(seed, breeding, rates, rng, usage))
         if genome not in breeding.known:
             return Child(genome=genome)
     return None
@@ -191,8 +204,8 @@ def _bred(
     for attempt in range(_MAX_TRIES):
         first = tournament(ranks, rng)
         second = _other_parent(parents, ranks, first, rng)
-        rates = mutation_rates(breeding.sizes, 1 + attempt / 8)
-        child = mutate(crossover(parents[first], parents[second], rng), breeding.sizes, rates, rng, usage)
+        rates = mutation_rates(breeding, 1 + attempt / 8)
+        child = mutate(crossover(parents[first], parents[second], rng), breeding, rates, rng, usage)
         genome = breeding.canonical(child)
         if genome not in breeding.known:
             return Child(genome=genome, parents=(first, second) if first != second else (first,))

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ovquant import runtime
 from ovquant.audit import Audit, same_operations
+from ovquant.choices import nncf_default
 from ovquant.environment import SUMS_IN_32_BITS
 from ovquant.errors import ModelError, OvquantError, first_line
 from ovquant.evaluation import Workbench
@@ -21,7 +22,6 @@ from ovquant.metering import Ready
 from ovquant.records import Subject
 from ovquant.saturation import Saturation, saturations
 from ovquant.sensitivity import MOST_ITEMS, Ranking, rank
-from ovquant.space import nncf_default
 from ovquant.switches import switched
 
 WORTH_TELLING = 0.01  # share of the time

@@ -130,7 +130,14 @@ class GeneticSampler(BaseGASampler):
 
     def _breeding(self, trials: Sequence[FrozenTrial]) -> Breeding:
         known = {self._genome_of(t) for t in trials if CODE in t.user_attrs}
-        return Breeding(sizes=self._space.sizes, canonical=self._canonical, known=known)
+        space = self._space
+        return Breeding(
+            sizes=space.sizes,
+            ranks=tuple(gene.ranks for gene in space.genes),
+            weights=space.weights,
+            canonical=self._canonical,
+            known=known,
+        )
 
     def _brood_of(self, study: Study, generation: int, settled: Sequence[FrozenTrial]) -> _Brood:
         """Return the children bred for a generation.

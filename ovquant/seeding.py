@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from ovquant import selection
+from ovquant.choices import ModelFacts, build_space
 from ovquant.configfile import load
 from ovquant.errors import ConfigError
 from ovquant.job import RecipeSource
@@ -15,7 +16,7 @@ from ovquant.recipe import Made, Recipe, fitted
 from ovquant.scopes import resolve
 from ovquant.selection import Pick
 from ovquant.selectors import NO_SCOPE, ScopeSelector
-from ovquant.space import Genome, ModelFacts, SearchSpace, build_space
+from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy, StrategySpec
 from ovquant.study import read_trials
 from ovquant.studyfile import STUDY_FILE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovquant import inspection, runtime, seeding
+from ovquant.choices import nncf_default
 from ovquant.cluster import ClusterExecutor
 from ovquant.datasets.splits import fingerprint as data_fingerprint
 from ovquant.devices import Device, resolve_device
@@ -22,7 +23,7 @@ from ovquant.objectives import Rules
 from ovquant.protocols import Executor
 from ovquant.recipe import Recipe, made, recipe_from
 from ovquant.runtime import file_sha256, model_sha256
-from ovquant.space import Genome, SearchSpace, nncf_default
+from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy
 from ovquant.study import Study
 from ovquant.targets import Target, load_target

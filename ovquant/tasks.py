@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ovquant import records
+from ovquant.choices import ModelFacts
 from ovquant.datasets.splits import Split
 from ovquant.job import DataSpec, MetricSpec, OutputKind
 from ovquant.objectives import Rules
 from ovquant.records import Evaluation, Latency, Outcome, Subject
 from ovquant.remote import Site
-from ovquant.space import ModelFacts
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import Target
 

@@ -23,12 +23,12 @@ import clusters
 import small
 from fakes import sleepers
 
+from ovquant.choices import ModelFacts, build_space, nncf_default
 from ovquant.cluster import ClusterExecutor
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective
 from ovquant.loop import Plan, run_search
 from ovquant.objectives import Rules
 from ovquant.records import Trial
-from ovquant.space import ModelFacts, build_space, nncf_default
 from ovquant.study import Study
 from ovquant.targets import Genes, Target
 from ovquant.tasks import BenchSpec

@@ -38,13 +38,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_benchmark import benchmark_app
 
 from ovquant import runtime
+from ovquant.choices import build_space
 from ovquant.evaluation import Workbench
 from ovquant.job import Job, load_job
 from ovquant.latency import relative_speedup
 from ovquant.quantization import quantize
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
 from ovquant.session import open_workbench
-from ovquant.space import build_space
 from ovquant.strategy import Strategy
 from ovquant.tasks import ComparisonTask, Task
 

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from ovquant.choices import build_space, nncf_default
 from ovquant.evaluation import Workbench
 from ovquant.inspection import inspect
 from ovquant.job import load_job
 from ovquant.latency import relative_speedup
 from ovquant.records import Comparison, Evaluation, FloatModel
 from ovquant.session import open_workbench
-from ovquant.space import Genome, SearchSpace, build_space, nncf_default
+from ovquant.space import Genome, SearchSpace
 from ovquant.strategy import Strategy
 from ovquant.tasks import ComparisonTask, Task
 
@@ -113,6 +114,8 @@ def main() -> None:
         table: dict[str, Any] = {
             "codes": np.array([space.code_from_genome(genome) for genome in genomes]),
             "sizes": np.array(space.sizes),
+            "ranks": np.array(json.dumps([gene.ranks for gene in space.genes])),
+            "weights": np.array(space.weights),
             "canonical": canonical_rows(space, genomes),
             "default": np.array(space.encode(default)),
             "reference": np.array([np.nan if scores is None else scores for scores in bench.reference("validation").items[:1]]),

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovquant.choices import ModelFacts, build_space
 from ovquant.configfile import FileModel, load
 from ovquant.datasets.readers import open_source
 from ovquant.datasets.table import read_table
@@ -23,7 +24,6 @@ from ovquant.errors import ConfigError, DataError
 from ovquant.job import DataSpec, Job
 from ovquant.recipe import Recipe
 from ovquant.runtime import InputInfo
-from ovquant.space import ModelFacts, build_space
 from ovquant.targets import Genes, Target
 
 FILES: list[type[FileModel]] = [Job, Target, Recipe]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -48,7 +49,12 @@ def every(sizes: tuple[int, ...], canonical: Callable[[Genome], Genome] = same) 
 
 
 def breeding(sizes: tuple[int, ...], known: set[Genome], canonical: Callable[[Genome], Genome] = same) -> Breeding:
-    return Breeding(sizes=sizes, canonical=canonical, known=known)
+    unordered = tuple((None,) * size for size in sizes)
+    return Breeding(sizes=sizes, ranks=unordered, weights=(1.0,) * len(sizes), canonical=canonical, known=known)
+
+
+def space_of(*sizes: int) -> Breeding:
+    return breeding(sizes, set())
 
 
 def flat(genomes: list[Genome]) -> list[tuple[float, ...]]:
@@ -71,7 +77,7 @@ def test_crossover_takes_about_half_from_each_parent() -> None:
 
 @given(st.data(), SIZES, SEEDS, st.floats(0, 1))
 def test_mutate_stays_in_range(data: st.DataObject, sizes: tuple[int, ...], seed: int, rate: float) -> None:
-    mutant = mutate(data.draw(genomes_of(sizes)), sizes, [rate] * len(sizes), np.random.default_rng(seed))
+    mutant = mutate(data.draw(genomes_of(sizes)), space_of(*sizes), [rate] * len(sizes), np.random.default_rng(seed))
     assert len(mutant) == len(sizes)
     assert all(0 <= gene < size for gene, size in zip(mutant, sizes, strict=True))
 
@@ -79,23 +85,23 @@ def test_mutate_stays_in_range(data: st.DataObject, sizes: tuple[int, ...], seed
 @given(st.data(), SIZES, SEEDS)
 def test_mutate_at_rate_zero_changes_nothing(data: st.DataObject, sizes: tuple[int, ...], seed: int) -> None:
     genome = data.draw(genomes_of(sizes))
-    assert mutate(genome, sizes, [0.0] * len(sizes), np.random.default_rng(seed)) == genome
+    assert mutate(genome, space_of(*sizes), [0.0] * len(sizes), np.random.default_rng(seed)) == genome
 
 
 @given(st.data(), SIZES, SEEDS)
 def test_mutate_at_rate_one_changes_every_free_gene(data: st.DataObject, sizes: tuple[int, ...], seed: int) -> None:
     genome = data.draw(genomes_of(sizes))
-    mutant = mutate(genome, sizes, [1.0] * len(sizes), np.random.default_rng(seed))
+    mutant = mutate(genome, space_of(*sizes), [1.0] * len(sizes), np.random.default_rng(seed))
     assert [a != b for a, b in zip(genome, mutant, strict=True)] == [size > 1 for size in sizes]
 
 
 def test_mutate_reaches_every_other_value() -> None:
     rng = np.random.default_rng(0)
-    assert {mutate((2,), (5,), [1.0], rng) for _ in range(200)} == {(0,), (1,), (3,), (4,)}
+    assert {mutate((2,), space_of(5), [1.0], rng) for _ in range(200)} == {(0,), (1,), (3,), (4,)}
 
 
 def test_mutate_changes_the_share_of_genes_that_the_rate_says() -> None:
-    mutant = mutate((0,) * 5000, (4,) * 5000, [0.2] * 5000, np.random.default_rng(0))
+    mutant = mutate((0,) * 5000, space_of(*[4] * 5000), [0.2] * 5000, np.random.default_rng(0))
     assert 900 < sum(gene != 0 for gene in mutant) < 1100
 
 
@@ -274,7 +280,7 @@ def test_members_near_a_seed_and_far_ones_take_turns() -> None:
 
 @given(SIZES, st.floats(0, 3))
 def test_genes_with_more_values_mutate_more_often(sizes: tuple[int, ...], strength: float) -> None:
-    rates = mutation_rates(sizes, strength)
+    rates = mutation_rates(space_of(*sizes), strength)
     assert all(0 <= rate <= 1 for rate in rates)
     assert sum(rates) <= strength + 1e-9
     for first, second in itertools.combinations(range(len(sizes)), 2):
@@ -282,9 +288,23 @@ def test_genes_with_more_values_mutate_more_often(sizes: tuple[int, ...], streng
     assert all(rate == 0 for rate, size in zip(rates, sizes, strict=True) if size == 1)
 
 
+def test_genes_of_more_weight_mutate_more_often_and_others_less() -> None:
+    weighted = dataclasses.replace(space_of(2, 2, 2, 2), weights=(1.5, 0.5, 1.0, 1.0))
+    assert mutation_rates(weighted, 1.0) == pytest.approx([0.375, 0.125, 0.25, 0.25])
+
+
+def test_mutation_prefers_what_is_near_in_the_order_of_a_gene() -> None:
+    ordered = dataclasses.replace(space_of(5), ranks=((0, 1, 3, 2, None),))
+    rng = np.random.default_rng(0)
+    drawn = [mutate((0,), ordered, [1.0], rng)[0] for _ in range(2000)]
+    expected = np.array([1, 1 / 3, 1 / 2, 1])  # the last one has no place in the order
+    shares = [drawn.count(value) / 2000 for value in (1, 2, 3, 4)]
+    assert shares == pytest.approx(expected / expected.sum(), abs=0.04)
+
+
 def test_values_that_were_not_tried_are_drawn_more_often() -> None:
     rng = np.random.default_rng(0)
-    drawn = [mutate((0,), (3,), [1.0], rng, [{0: 5, 1: 9}])[0] for _ in range(400)]
+    drawn = [mutate((0,), space_of(3), [1.0], rng, [{0: 5, 1: 9}])[0] for _ in range(400)]
     assert drawn.count(2) / 400 == pytest.approx(10 / 11, abs=0.05)
 
 
@@ -313,7 +333,7 @@ def test_where_little_is_left_all_of_it_is_found_by_one_look_at_the_whole_space(
 
     known = set(every) - left
     parents = [(0, 0, 0, 0), (1, 1, 1, 1)]
-    scarce = Breeding(sizes=sizes, canonical=canonical, known=known)
+    scarce = breeding(sizes, known, canonical)
     children = litter(parents, flat(parents), scarce, np.random.default_rng(0), 512)
     assert {child.genome for child in children} == left
     assert n_asked < 3 * len(every)

@@ -14,12 +14,13 @@ import pytest
 from fakes.clock import ScriptedClock
 from fakes.executor import TableExecutor
 
+from ovquant.choices import ModelFacts, build_space, nncf_default
 from ovquant.errors import OutputError
 from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
 from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
 from ovquant.records import Evaluation, Failure, Outcome
-from ovquant.space import ModelFacts, SearchSpace, build_space, nncf_default
+from ovquant.space import SearchSpace
 from ovquant.study import Study, read_trials
 from ovquant.targets import Genes, Target
 from ovquant.tasks import BenchSpec, Task, best_rival, rival_of

@@ -11,6 +11,7 @@ from fakes.operations import OPERATIONS
 from fakes.records import trial
 
 from ovquant import seeding
+from ovquant.choices import ModelFacts
 from ovquant.errors import ConfigError
 from ovquant.job import DataSpec, RecipeSource
 from ovquant.operations import Operation
@@ -18,7 +19,6 @@ from ovquant.recipe import made, recipe_from
 from ovquant.scopes import resolve
 from ovquant.seeding import Known, WarmStart, known, warm_start
 from ovquant.selectors import NO_SCOPE, ScopeSelector
-from ovquant.space import ModelFacts
 from ovquant.strategy import Strategy
 from ovquant.targets import Target, to_yaml
 
