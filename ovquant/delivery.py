@@ -92,6 +92,51 @@ def package(
 ) -> Packed:
     """Build a trial's model, check that it is the one that was measured, write its package."""
     form = form or Form()
+    strategy, model, digest = _built(session, executor, trial)
+    recipe = session.recipe(strategy, digest)
+    manifest = {
+        **session.manifest(),
+        "metrics": [metric.model_dump(mode="json") for metric in session.job.metrics],
+        "trial": {
+            "number": trial.number,
+            "code": trial.code,
+            "digest": strategy.digest,
+            "graph_digest": digest,
+            "during_search": outcome_to_json(trial.evaluation),
+        },
+        "weights": runtime.weight_bytes(model),
+        **extra,
+    }
+    manifest["measured"] = _measured(manifest)
+    checks: Checks | None = None
+    if form.is_embedding:
+        model, checks, manifest["embedded"] = _embedded(session, strategy, model)
+    elif form.has_checks:
+        checks = _checks(session, strategy, model)
+    runtime.note_deployment(model, recipe.device, recipe.compile_properties)
+    path = Path(session.bench.model_dir) / "export" / "model.xml"
+    runtime.save_model(model, path, strategy.inference_precision)
+    names = export.write_package(
+        directory,
+        path,
+        recipe,
+        manifest,
+        is_ours=is_ours,
+        layout=form.layout,
+        name=served_name(session.job.model),
+        checks=checks if form.has_checks else None,
+        copied=copied,
+    )
+    return Packed(names=tuple(names), weights=manifest["weights"], embedded=manifest.get("embedded"))
+
+
+def _built(session: Session, executor: Executor, trial: Trial) -> tuple[Strategy, Any, str]:
+    """Return a trial's strategy, its model, and the digest of that.
+
+    Raises:
+        UsageError: it has no model of its own.
+        ModelError: the model is not the one that was measured, or not what it should be.
+    """
     if trial.strategy is None:
         raise UsageError(f"trial {trial.number} is the float model; there is nothing to export")
     measured = trial.evaluation
@@ -109,41 +154,7 @@ def package(
             f"trial {trial.number}: weights are quantized and stored as floats all the same: {', '.join(loose[:5])}. Nothing was "
             "written; this is a fault of NNCF or of ovquant"
         )
-    recipe = session.recipe(trial.strategy, digest)
-    manifest = {
-        **session.manifest(),
-        "metrics": [metric.model_dump(mode="json") for metric in session.job.metrics],
-        "trial": {
-            "number": trial.number,
-            "code": trial.code,
-            "digest": trial.strategy.digest,
-            "graph_digest": digest,
-            "during_search": outcome_to_json(measured),
-        },
-        "weights": runtime.weight_bytes(model),
-        **extra,
-    }
-    manifest["measured"] = _measured(manifest)
-    checks: Checks | None = None
-    if form.is_embedding:
-        model, checks, manifest["embedded"] = _embedded(session, trial.strategy, model)
-    elif form.has_checks:
-        checks = _checks(session, trial.strategy, model)
-    runtime.note_deployment(model, recipe.device, recipe.compile_properties)
-    path = Path(session.bench.model_dir) / "export" / "model.xml"
-    runtime.save_model(model, path, trial.strategy.inference_precision)
-    names = export.write_package(
-        directory,
-        path,
-        recipe,
-        manifest,
-        is_ours=is_ours,
-        layout=form.layout,
-        name=served_name(session.job.model),
-        checks=checks if form.has_checks else None,
-        copied=copied,
-    )
-    return Packed(names=tuple(names), weights=manifest["weights"], embedded=manifest.get("embedded"))
+    return trial.strategy, model, digest
 
 
 def _measured(manifest: dict[str, Any]) -> dict[str, Any]:

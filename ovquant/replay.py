@@ -19,6 +19,7 @@ from ovquant.errors import DataError, ModelError, RefutedError, UsageError, firs
 from ovquant.evaluation import Workbench
 from ovquant.job import DataSpec, Job
 from ovquant.objectives import Rules
+from ovquant.operations import Operation
 from ovquant.protocols import Dataset, Sample
 from ovquant.recipe import CalibrationSpec, Made, Recipe, differences, fitted, made
 from ovquant.records import Evaluation, ModelFile, outcome_to_json
@@ -72,13 +73,17 @@ class _Measured:
             "notes": list(self.notes),
         }
 
-    def summary(self) -> dict[str, Any]:
-        """Return what `ovquant.verification` compares with; the latency was not measured."""
+    def manifest(self, limits: Limits) -> dict[str, Any]:
+        """Return what the manifest says of it; ``measured`` is what `ovquant.verification` compares with."""
         return {
-            "split": self.evaluation.split,
-            "n_items": self.evaluation.n_items,
-            "metrics": {metric.name: metric.value for metric in self.evaluation.metrics},
-            "latency_ms": None,
+            "metrics": [metric.model_dump(mode="json") for metric in limits.job.metrics],
+            "measured": {
+                "split": self.evaluation.split,
+                "n_items": self.evaluation.n_items,
+                "metrics": {metric.name: metric.value for metric in self.evaluation.metrics},
+                "latency_ms": None,  # was not measured
+            },
+            "replayed": self.to_json(),
         }
 
 
@@ -118,14 +123,8 @@ def quantize(
     samples, items = _calibration_samples(recipe.calibration, data, annotations, runtime.input_infos(float_model), console)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder, contextlib.ExitStack() as stack:
         gauge = None if limits is None else stack.enter_context(_opened(limits, recipe, model, data, items, Path(folder)))
-        try:
-            quantized = quantization.quantize(float_model, strategy, samples, operations)
-        except Exception as error:
-            raise ModelError(f"{model}: the recipe cannot be replayed: {first_line(error)}") from error
         path = Path(folder) / "model.xml"
-        runtime.note_deployment(quantized, recipe.device, recipe.compile_properties)
-        runtime.save_model(quantized, path, strategy.inference_precision)
-        digest = runtime.graph_digest(runtime.read_model(path))
+        digest = _replay(model, float_model, operations, samples, recipe, strategy, path)
         hashes = runtime.model_sha256(model)
         now = made(strategy, operations, model_sha256=hashes[model.name], graph_digest=digest, versions=versions())
         is_same = digest == recipe.made.graph_digest
@@ -140,9 +139,7 @@ def quantize(
             "versions": versions(),
         }
         if limits is not None and measured is not None:
-            manifest["metrics"] = [metric.model_dump(mode="json") for metric in limits.job.metrics]
-            manifest["measured"] = measured.summary()
-            manifest["replayed"] = measured.to_json()
+            manifest |= measured.manifest(limits)
         changes = {"made": now, "strategy": StrategySpec.model_validate(strategy.as_dict())}
         names = export.write_package(directory, path, recipe.model_copy(update=changes), manifest)
     console.result(f"Strategy: {strategy.describe()}; {len(samples)} calibration items")
@@ -150,11 +147,7 @@ def quantize(
         console.result(f"Left in float: {', '.join(ignored)}")
     _tell(is_same, told, recipe.made, now, measured, console)
     console.result(f"Wrote {directory}: {', '.join(names)}")
-    if measured is not None and measured.judgement == "refuted":
-        raise RefutedError(
-            f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
-            f"ovquant search {model}, or allow a larger --max-drop"
-        )
+    _require_kept(measured, model, directory)
     return {
         "output": str(directory),
         "graph_digest": digest,
@@ -163,6 +156,37 @@ def quantize(
         "left_in_float": list(now.left_in_float or ()),
         "measured": None if measured is None else measured.to_json(),
     }
+
+
+def _require_kept(measured: _Measured | None, model: Path, directory: Path) -> None:
+    if measured is not None and measured.judgement == "refuted":
+        raise RefutedError(
+            f"{model}: the recipe's model breaks its limit, see above; it is in {directory} all the same. Search anew with "
+            f"ovquant search {model}, or allow a larger --max-drop"
+        )
+
+
+def _replay(
+    name: Path,
+    model: Any,
+    operations: Sequence[Operation],
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    strategy: Strategy,
+    path: Path,
+) -> str:
+    """Quantize a model by a strategy, save it and return the digest of its graph.
+
+    Raises:
+        ModelError: NNCF cannot do so.
+    """
+    try:
+        quantized = quantization.quantize(model, strategy, samples, operations)
+    except Exception as error:
+        raise ModelError(f"{name}: the recipe cannot be replayed: {first_line(error)}") from error
+    runtime.note_deployment(quantized, recipe.device, recipe.compile_properties)
+    runtime.save_model(quantized, path, strategy.inference_precision)
+    return runtime.graph_digest(runtime.read_model(path))
 
 
 def _tell(is_same: bool, told: Sequence[str], was: Made, now: Made, measured: _Measured | None, console: Console) -> None:

@@ -140,12 +140,6 @@ def decide(
         return "confirmed" if is_own_limit else judge(evaluations[_key(trial)], rules)
 
     winner = next((trial for trial in ordered if judged(trial) != "refuted"), ordered[0])
-    lines: list[tuple[str, str, Trial | None]] = [("reference", "reference", None), ("baseline", "baseline", None)]
-    if default is not None:
-        lines.append(("NNCF default", _key(default), default))
-    lines.append(("winner", _key(winner), winner))
-    shown = {line[1] for line in lines}
-    lines.extend(("finalist", _key(trial), trial) for trial in ordered if _key(trial) not in shown)
     table = tuple(
         Row(
             name=name,
@@ -155,13 +149,11 @@ def decide(
             latency=latencies[key],
             judgement=judged(trial) if trial in ordered else None,
         )
-        for name, key, trial in lines
+        for name, key, trial in _lines(default, winner, ordered)
     )
-    n_refuted = ordered.index(winner)
     sentences, is_worth_it = words(table, rules)
-    if n_refuted and judged(winner) != "refuted":
-        told = f"The holdout refuted {n_refuted} of {len(ordered)} finalists before it, so it took part in the choice."
-        sentences = (*sentences, told)
+    if judged(winner) != "refuted":
+        sentences = (*sentences, *_refuted_before(winner, ordered))
     return Verdict(
         rows=table,
         winner=winner.number,
@@ -170,6 +162,22 @@ def decide(
         sentences=sentences,
         sharing_fault=comparison.sharing_fault,
     )
+
+
+def _lines(default: Trial | None, winner: Trial, ordered: Sequence[Trial]) -> list[tuple[str, str, Trial | None]]:
+    """Return name, key of the subject and trial of each row: every trial once."""
+    lines: list[tuple[str, str, Trial | None]] = [("reference", "reference", None), ("baseline", "baseline", None)]
+    lines += [("NNCF default", _key(default), default)] if default is not None else []
+    lines.append(("winner", _key(winner), winner))
+    shown = {key for _, key, _ in lines}
+    return [*lines, *(("finalist", _key(trial), trial) for trial in ordered if _key(trial) not in shown)]
+
+
+def _refuted_before(winner: Trial, ordered: Sequence[Trial]) -> tuple[str, ...]:
+    """Return the sentence on finalists that the holdout took out, which is then not used for the report alone."""
+    n_refuted = ordered.index(winner)
+    told = f"The holdout refuted {n_refuted} of {len(ordered)} finalists before it, so it took part in the choice."
+    return (told,) if n_refuted else ()
 
 
 def _key(trial: Trial) -> str:
