@@ -37,14 +37,14 @@ class Breeding:
 
     Attributes:
         sizes: number of values per gene.
-        ranks: per gene, the place of each value in their order; None for values that have none.
+        orders: per gene, the place of each value in their order; None for values that have none.
         weights: per gene, how often it is worth a mutation.
         canonical: maps a genome to the representative of its strategy.
         known: canonical genomes that were tried before.
     """
 
     sizes: tuple[int, ...]
-    ranks: tuple[tuple[int | None, ...], ...]
+    orders: tuple[tuple[int | None, ...], ...]
     weights: tuple[float, ...]
     canonical: Callable[[Genome], Genome]
     known: Set[Genome]
@@ -107,7 +107,7 @@ def mutate(
 
     def other(gene: int, index: int) -> int:
         values = [value for value in range(breeding.sizes[gene]) if value != index]
-        near = [_nearness(breeding.ranks[gene][value], breeding.ranks[gene][index]) for value in values]
+        near = [_nearness(breeding.orders[gene][value], breeding.orders[gene][index]) for value in values]
         seldom = [1 / (1 + (usage[gene].get(value, 0) if usage is not None else 0)) for value in values]
         weights = np.array(near) * np.array(seldom)
         return values[int(rng.choice(len(values), p=weights / weights.sum()))]
@@ -119,7 +119,7 @@ def mutate(
 
 
 def _nearness(first: int | None, second: int | None) -> float:
-    return 1.0 if first is None or second is None else 1 / abs(first - second)
+    return 1.0 if first is None or second is None else 1 / max(1, abs(first - second))
 
 
 def tournament(ranks: Sequence[tuple[float, ...]], rng: np.random.Generator) -> int:

@@ -133,8 +133,8 @@ class GeneticSampler(BaseGASampler):
         space = self._space
         return Breeding(
             sizes=space.sizes,
-            ranks=tuple(gene.ranks for gene in space.genes),
-            weights=space.weights,
+            orders=tuple(gene.order for gene in space.genes),
+            weights=space.mutation_weights,
             canonical=self._canonical,
             known=known,
         )

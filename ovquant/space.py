@@ -40,9 +40,9 @@ class Gene:
         return max(1, (len(self.values) - 1).bit_length())
 
     @property
-    def ranks(self) -> tuple[int | None, ...]:
-        """Place of each value among those of the gene that are amounts, the least first; None for all that is no amount."""
-        amounts = sorted(value for value in self.values if _is_amount(value))
+    def order(self) -> tuple[int | None, ...]:
+        """Place of each value among the amounts of the gene, the least first; None for all that is no amount."""
+        amounts = sorted({value for value in self.values if _is_amount(value)})
         return tuple(amounts.index(value) if _is_amount(value) else None for value in self.values)
 
 
@@ -91,11 +91,11 @@ class SearchSpace:
         return tuple(len(gene.values) for gene in self.genes)
 
     @property
-    def weights(self) -> tuple[float, ...]:
-        """How often a gene is worth a mutation beside others of as many values: layers the more, the more promise they have.
+    def mutation_weights(self) -> tuple[float, ...]:
+        """How often a gene is worth a mutation beside others of as many values: layers in the order of their promise.
 
         Promise is what the inspection found, see `ovquant.inspection.Inspection.promising`. The weights of layers fall evenly
-        and are 1 on average, as are all others.
+        from the first to the last and are 1 on average; all others are 1.
         """
         n_layers, place = len(self.scopes.layers), {name: index for index, name in enumerate(self.scopes.layers)}
         return tuple(2 * (n_layers - place[gene.name]) / (n_layers + 1) if gene.field == LAYER else 1.0 for gene in self.genes)

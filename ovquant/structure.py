@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import cachetools
 import numpy as np
 
 from ovquant.quantizers import WEIGHTED_TYPES, Graph, Port, has_readable_ranges, quantizer_classes
@@ -177,13 +176,18 @@ def _origin(name: str, origins: Mapping[str, tuple[str, bytes]]) -> str:
     return digest.hex() if is_sure else kind
 
 
-@cachetools.cached({}, key=lambda compiled, device, asked: (type(compiled), device, repr(sorted(asked.items()))))
+_names: dict[tuple[type, str, str], frozenset[str]] = {}
+
+
 def _names_of_properties(compiled: ov.CompiledModel, device: str, asked: Mapping[str, Any]) -> frozenset[str]:
     """Return which properties a device's models have; asked once, as each answer leaks 2 kB (OpenVINO 2026.4)."""
-    try:
-        return frozenset(compiled.get_property("SUPPORTED_PROPERTIES"))
-    except RuntimeError:
-        return frozenset()
+    key = (type(compiled), device, repr(sorted(asked.items())))
+    if key not in _names:
+        try:
+            _names[key] = frozenset(compiled.get_property("SUPPORTED_PROPERTIES"))
+        except RuntimeError:
+            return frozenset()
+    return _names[key]
 
 
 def _properties(compiled: ov.CompiledModel, device: str, asked: Mapping[str, Any]) -> dict[str, str]:

@@ -165,7 +165,7 @@ def decide(
 
 
 def _lines(default: Trial | None, winner: Trial, ordered: Sequence[Trial]) -> list[tuple[str, str, Trial | None]]:
-    """Return name, key of the subject and trial of each row: every trial once."""
+    """Return name, key of the subject and trial of each row; finalists are those that have none of the other names."""
     lines: list[tuple[str, str, Trial | None]] = [("reference", "reference", None), ("baseline", "baseline", None)]
     lines += [("NNCF default", _key(default), default)] if default is not None else []
     lines.append(("winner", _key(winner), winner))

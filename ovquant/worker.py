@@ -145,7 +145,9 @@ def _become_a_worker(output: Path) -> None:
 
 
 def _share_arenas() -> None:
-    """Let threads share arenas of memory: each keeps what was freed, which is as much as is held when every thread has one."""
+    """Let threads share what arenas of memory there are: each keeps what was freed in it, a third of the worker's memory."""
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _N_ARENAS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ def put(folder: Path, key: str, array: np.ndarray) -> None:
 
 def n_arenas(is_worker: bool) -> int:
     """Return how many arenas glibc has after eight threads took memory at a time."""
+    os.environ.pop("MALLOC_ARENA_MAX", None)
     if is_worker:
         worker._share_arenas()
     libc = ctypes.CDLL(None)

@@ -11,6 +11,8 @@ from ovquant.protocols import Array
 from ovquant.quantization.internals import internals
 from ovquant.quantization.quantiles import has_negative_zeros
 
+_OBJECT_BYTES = 200  # of a tensor's Python objects, beside its numbers
+
 
 def recorded(values: Any, n_samples: int) -> list[Array]:
     """Return one array per sample as an entry: header (samples, arrays, whether they are stacked), then the arrays."""
@@ -71,6 +73,11 @@ def encoded(value: Any) -> list[Array]:
     if isinstance(value, internals().Tensor):
         return [np.array(["tensor"]), np.asarray(value.data)]
     return [np.array(["list"]), *(np.asarray(tensor.data) for tensor in value)]
+
+
+def size_bytes(value: Any) -> int:
+    """Return what an aggregated value takes in memory."""
+    return _OBJECT_BYTES + sum(array.nbytes + _OBJECT_BYTES for array in encoded(value)[1:])
 
 
 def decoded(entry: Sequence[Array]) -> Any:

@@ -27,7 +27,6 @@ class Matches:
     def remembered(self) -> Iterator[None]:
         """Let NNCF take from here what it found before; for one thread at a time."""
         owner = internals().insertion_point_graph
-        search = owner.find_subgraphs_matching_pattern
 
         def find(graph: Any, pattern: Any, *rest: Any, **named: Any) -> list[list[str]]:
             key = digest_of((_content(graph), _content(pattern.graph), rest, sorted(named.items())))
@@ -37,6 +36,7 @@ class Matches:
             return [list(nodes) for nodes in found]
 
         with _lock:
+            search = owner.find_subgraphs_matching_pattern
             owner.find_subgraphs_matching_pattern = find
             try:
                 yield

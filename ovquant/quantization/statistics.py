@@ -13,6 +13,7 @@ run on the first samples: what a shared pass gives is used only where it is the 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from ovquant.quantization.internals import internals
 from ovquant.quantization.stages import LookedAt, Stage, digest_of, source_of
 from ovquant.quantization.store import ArrayStore
 
-_MAX_RESULTS = 16_384  # of aggregators: ranges and means, a few values of each channel
+_RESULTS_BYTES = 32 << 20  # of aggregators: ranges and means, a few values of each channel
 _MAX_SEEN = 64
 
 
@@ -46,7 +47,7 @@ class Collection:
         self._store = store
         self._memory_bytes = memory_bytes
         self._items = _digest_samples(samples)
-        self._results: LRUCache[str, Any] = LRUCache(_MAX_RESULTS)
+        self._results: LRUCache[str, Any] = LRUCache(_RESULTS_BYTES, entries.size_bytes)
         self._seen: LRUCache[str, Mapping[str, str]] = LRUCache(_MAX_SEEN)
         self._headers: dict[str, set[tuple[int, ...]]] = {}  # of entries that were read whole, or written
         self.n_passes = 0
@@ -196,9 +197,12 @@ class Collection:
 
     def _result(self, branch: Branch) -> Any:
         """Return what the aggregator makes of a branch's samples."""
-        if branch.result_key not in self._results:
-            self._results[branch.result_key] = self._of_inputs(branch) if self._is_input(branch) else self._of_passes(branch)
-        return self._results[branch.result_key]
+        if branch.result_key in self._results:
+            return self._results[branch.result_key]
+        found = self._of_inputs(branch) if self._is_input(branch) else self._of_passes(branch)
+        with contextlib.suppress(ValueError):  # larger than all that may be kept: accurate bias correction asks for whole tensors
+            self._results[branch.result_key] = found
+        return found
 
     def _of_passes(self, branch: Branch) -> Any:
         kept = self._store.get(branch.key) if branch.is_aggregated else self._recorded(branch)

@@ -120,8 +120,7 @@ class ArrayStore:
 class _OpenFiles(LRUCache[str, Any]):
     """Files by name, which are closed when they go."""
 
-    def popitem(self) -> tuple[str, Any]:
-        """Let the file go that was not used for longest."""
-        name, file = super().popitem()
+    def __delitem__(self, name: str) -> None:
+        file = self[name]
+        super().__delitem__(name)
         file.close()
-        return name, file

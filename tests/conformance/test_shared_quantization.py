@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ovquant import runtime
 from ovquant.protocols import Sample
-from ovquant.quantization import internals, passes, plain
+from ovquant.quantization import internals, matching, passes, plain, shared, statistics, store
 from ovquant.quantization.shared import DEFAULT_MEMORY_BYTES, SharedQuantizer
 from ovquant.quantization.store import ArrayStore
 from ovquant.selectors import ScopeRole, ScopeSelector
@@ -394,6 +394,22 @@ def test_same_strategy_twice_gives_the_same_model(attention, tmp_path):
     first, second = quantizer.quantize(strategy), quantizer.quantize(strategy)
     assert first is not second
     assert identity(first) == identity(second) == attention.plain(strategy)
+
+
+def test_models_are_the_same_where_next_to_nothing_is_remembered(case, tmp_path, monkeypatch):
+    limits = {
+        shared: ["_MAX_STAGES", "_MAX_SETUPS", "_MAX_SHIFTS", "_MAX_LAYERS"],
+        statistics: ["_MAX_SEEN", "_RESULTS_BYTES"],
+        matching: ["_MAX_KEPT"],
+        store: ["_MAX_OPEN"],
+    }
+    for module, names in limits.items():
+        for name in names:
+            monkeypatch.setattr(module, name, 1)
+    quantizer = case.quantizer(tmp_path)
+    for strategy in [*STORED, *STORED]:
+        assert identity(quantizer.quantize(strategy)) == case.plain(strategy), strategy.describe()
+    assert quantizer.fallback is None
 
 
 def test_nothing_is_written_to_stdout(conv, tmp_path, capfd):

@@ -50,7 +50,7 @@ def every(sizes: tuple[int, ...], canonical: Callable[[Genome], Genome] = same) 
 
 def breeding(sizes: tuple[int, ...], known: set[Genome], canonical: Callable[[Genome], Genome] = same) -> Breeding:
     unordered = tuple((None,) * size for size in sizes)
-    return Breeding(sizes=sizes, ranks=unordered, weights=(1.0,) * len(sizes), canonical=canonical, known=known)
+    return Breeding(sizes=sizes, orders=unordered, weights=(1.0,) * len(sizes), canonical=canonical, known=known)
 
 
 def space_of(*sizes: int) -> Breeding:
@@ -294,7 +294,7 @@ def test_genes_of_more_weight_mutate_more_often_and_others_less() -> None:
 
 
 def test_mutation_prefers_what_is_near_in_the_order_of_a_gene() -> None:
-    ordered = dataclasses.replace(space_of(5), ranks=((0, 1, 3, 2, None),))
+    ordered = dataclasses.replace(space_of(5), orders=((0, 1, 3, 2, None),))
     rng = np.random.default_rng(0)
     drawn = [mutate((0,), ordered, [1.0], rng)[0] for _ in range(2000)]
     expected = np.array([1, 1 / 3, 1 / 2, 1])  # the last one has no place in the order

@@ -298,7 +298,7 @@ def test_propagation_rules_and_estimators_of_weights_that_are_the_default_have_i
 
 
 def test_amounts_have_a_place_in_their_order_and_nothing_else_has() -> None:
-    genes = {gene.name: gene.ranks for gene in LARGE.genes}
+    genes = {gene.name: gene.order for gene in LARGE.genes}
     assert genes["subset_size"] == (0, 1, 2)
     assert genes["smooth_quant_alphas.matmul"] == (0, None, 1)
     assert genes["preset"] == (None, None, None)
@@ -307,4 +307,4 @@ def test_amounts_have_a_place_in_their_order_and_nothing_else_has() -> None:
 
 def test_layers_are_weighed_by_their_promise_and_all_else_evenly() -> None:
     space = space_of({"preset": ["performance", "mixed"], "layers": {"top": 3}}, layers=LAYERS)
-    assert space.weights == (1.0, 1.5, 1.0, 0.5)
+    assert space.mutation_weights == (1.0, 1.5, 1.0, 0.5)

@@ -540,3 +540,23 @@ def test_one_key_means_the_same_primitives(tmp_path: Path):
         by_key.setdefault(key(model), set()).add(made)
     assert all(len(made) == 1 for made in by_key.values())
     assert len(set(primitives)) < len(by_key) < len(models)
+
+
+class Refusing:
+    """A compiled model that does not tell its properties at first."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_property(self, name: str) -> Any:
+        self.asked.append(name)
+        if len(self.asked) == 1:
+            raise RuntimeError("busy")
+        return ["NUM_STREAMS"] if name == "SUPPORTED_PROPERTIES" else "1"
+
+
+def test_names_of_properties_are_asked_for_until_they_are_told_and_then_no_more() -> None:
+    compiled: Any = Refusing()
+    told = [structure._properties(compiled, "X", {}) for _ in range(3)]
+    assert told == [{}, {"NUM_STREAMS": "1"}, {"NUM_STREAMS": "1"}]
+    assert compiled.asked.count("SUPPORTED_PROPERTIES") == 2
