@@ -32,7 +32,7 @@ from ovquant.worker import PRELOADED, Call, Done, Name, Raised, Settled, Stage, 
 
 _LOOK_S = 0.2  # between looks at the worker's memory
 _SHARE = 0.8  # of the memory that is free when a search begins
-_TOLD_AT_ONCE = 200  # outcomes; all of them take much memory
+_TOLD_AT_ONCE = 20  # outcomes; all of them take much memory
 _TOLD_BYTES = 2000  # of what a worker printed last, for the log
 _END_S = 5.0
 _N_GROWING = 3  # announcements by which a worker has come to the memory that it needs
