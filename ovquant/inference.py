@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import operator
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ def _is_dynamic(compiled: ov.CompiledModel) -> bool:
 
 def _outputs(request: Any) -> list[Array]:
     """Return views of a request's outputs, which its next run writes to."""
-    return [tensor.data for tensor in request.output_tensors]
+    return list(map(operator.attrgetter("data"), request.output_tensors))
 
 
 def _in_turns(requests: Sequence[Any], samples: Iterable[Sample]) -> Generator[Any]:

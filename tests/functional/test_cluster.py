@@ -7,6 +7,8 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,16 +75,22 @@ def test_a_search_whose_worker_is_killed_has_the_trials_of_a_single_process(
         executor = ClusterExecutor(running.scheduler_address, "cpu", "CPU", make=replaying)
         killed: list[int] = []
 
-        def kill_one(progress: Progress) -> None:
-            if progress.n_candidates >= 7 and not killed:
-                busy = [run.worker for run in list(executor._dispatcher._runs) if run.worker is not None]
-                if not busy:
-                    return
-                pids = executor._crew._client.run(os.getpid, workers=[busy[0].address])
-                killed.extend(pids.values())
-                os.kill(killed[0], signal.SIGKILL)
+        def kill_one(pids: dict[str, int]) -> None:
+            deadline = time.monotonic() + 60
+            while not killed and time.monotonic() < deadline:
+                with executor._dispatcher.lock:
+                    busy = [run.worker for run in executor._dispatcher._runs if run.worker is not None]
+                if busy:
+                    killed.append(pids[busy[0].address])
+                    os.kill(killed[0], signal.SIGKILL)
+                time.sleep(0.002)
 
-        trials = search(job, executor, kill_one)
+        def begin(progress: Progress) -> None:
+            if progress.n_candidates == 6:  # a generation has ended; the next one is about to be evaluated
+                pids = executor._crew._client.run(os.getpid)
+                threading.Thread(target=kill_one, args=(pids,), daemon=True).start()
+
+        trials = search(job, executor, begin)
     assert killed
     log = (Path(job.output) / "log.jsonl").read_text()
     assert log.count('"worker lost"') == 1
