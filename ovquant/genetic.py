@@ -155,7 +155,7 @@ def seed_member(
     drawn = [breeding.canonical(random_genome(breeding.sizes, rng)) for _ in range(_MAX_TRIES)]
     fresh = [genome for genome in drawn if genome not in breeding.known]
     if not fresh:
-        return next(iter(_left_over(breeding, rng, 1)), None)
+        return _any_left(breeding, rng)
     return Child(genome=fresh[int(np.argmax(nearest(fresh, breeding.known)))])
 
 
@@ -191,7 +191,7 @@ def breed(
     Returns:
         None if the space holds nothing that was not tried.
     """
-    return _bred(parents, ranks, breeding, breeding.usage(), rng) or next(iter(_left_over(breeding, rng, 1)), None)
+    return _bred(parents, ranks, breeding, breeding.usage(), rng) or _any_left(breeding, rng)
 
 
 def _bred(
@@ -239,6 +239,10 @@ def _other_parent(parents: Sequence[Genome], ranks: Sequence[tuple[float, ...]],
             return second
     others = [index for index, genome in enumerate(parents) if genome != parents[first]]
     return others[int(rng.integers(len(others)))] if others else first
+
+
+def _any_left(breeding: Breeding, rng: np.random.Generator) -> Child | None:
+    return next(iter(_left_over(breeding, rng, 1)), None)
 
 
 def _left_over(breeding: Breeding, rng: np.random.Generator, n: int) -> list[Child]:

@@ -103,8 +103,7 @@ def snapshot(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: no study there, or it cannot be read.
     """
-    if not path.is_file():
-        raise OutputError(f"{path}: no study there; give the output directory of a search")
+    _require_there(path)
     with tempfile.TemporaryDirectory(prefix="ovquant-") as folder:
         copy = Path(folder) / path.name
         try:
@@ -165,6 +164,11 @@ def create(path: Path, directions: Sequence[Direction]) -> None:
     partial.replace(path)
 
 
+def _require_there(path: Path) -> None:
+    if not path.is_file():
+        raise OutputError(f"{path}: no study there; give the output directory of a search")
+
+
 def require_study(path: Path, called: Path | None = None) -> None:
     """Check that a file is an Optuna database; nothing is changed, but what a killed process left half done is taken back.
 
@@ -175,8 +179,7 @@ def require_study(path: Path, called: Path | None = None) -> None:
     Raises:
         OutputError: it is not there, or something else.
     """
-    if not path.is_file():
-        raise OutputError(f"{path}: no study there; give the output directory of a search")
+    _require_there(path)
     try:
         try:
             names = _tables(path, "ro")
