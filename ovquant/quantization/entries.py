@@ -11,7 +11,7 @@ from ovquant.protocols import Array
 from ovquant.quantization.internals import internals
 from ovquant.quantization.quantiles import has_negative_zeros
 
-_OBJECT_BYTES = 200  # of a tensor's Python objects, beside its numbers
+_OBJECT_BYTES = 1000  # of a value's Python objects, and of what keeps it under a key
 
 
 def recorded(values: Any, n_samples: int) -> list[Array]:
@@ -77,7 +77,7 @@ def encoded(value: Any) -> list[Array]:
 
 def size_bytes(value: Any) -> int:
     """Return what an aggregated value takes in memory."""
-    return _OBJECT_BYTES + sum(array.nbytes + _OBJECT_BYTES for array in encoded(value)[1:])
+    return _OBJECT_BYTES + sum(array.nbytes for array in encoded(value)[1:])
 
 
 def decoded(entry: Sequence[Array]) -> Any:

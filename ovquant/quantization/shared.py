@@ -37,7 +37,7 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 _MAX_STAGES = 3
 _MAX_SETUPS = 64
 _MAX_LAYERS = 128  # compiled for bias correction
-_MAX_SHIFTS = 8192  # of bias correction, each of a layer's output channels
+_MAX_SHIFTS = 2048  # of bias correction, each of a layer's output channels
 
 
 class SharedQuantizer:

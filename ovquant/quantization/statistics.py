@@ -28,7 +28,7 @@ from ovquant.quantization.internals import internals
 from ovquant.quantization.stages import LookedAt, Stage, digest_of, source_of
 from ovquant.quantization.store import ArrayStore
 
-_RESULTS_BYTES = 32 << 20  # of aggregators: ranges and means, a few values of each channel
+_RESULTS_BYTES = 8 << 20  # of aggregators: ranges and means, a few values of each channel
 _MAX_SEEN = 64
 
 
