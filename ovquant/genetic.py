@@ -38,14 +38,12 @@ class Breeding:
     Attributes:
         sizes: number of values per gene.
         orders: per gene, the place of each value in their order; None for values that have none.
-        weights: per gene, how often it is worth a mutation.
         canonical: maps a genome to the representative of its strategy.
         known: canonical genomes that were tried before.
     """
 
     sizes: tuple[int, ...]
     orders: tuple[tuple[int | None, ...], ...]
-    weights: tuple[float, ...]
     canonical: Callable[[Genome], Genome]
     known: Set[Genome]
 
@@ -73,14 +71,14 @@ def crossover(first: Genome, second: Genome, rng: np.random.Generator) -> Genome
     return tuple(a if pick else b for a, b, pick in zip(first, second, picks, strict=True))
 
 
-def mutation_rates(breeding: Breeding, strength: float) -> list[float]:
-    """Return per gene the chance to be mutated, in proportion to its weight and to the bits that its values are worth.
+def mutation_rates(sizes: Sequence[int], strength: float) -> list[float]:
+    """Return per gene the chance to be mutated, in proportion to the bits that its values are worth.
 
     Args:
-        breeding: the space.
+        sizes: number of values per gene.
         strength: genes mutated on average (fewer where that would take a chance above 1).
     """
-    bits = np.log2(np.maximum(breeding.sizes, 1)) * np.array(breeding.weights)
+    bits = np.log2(np.maximum(sizes, 1))
     total = float(bits.sum())
     return [min(1.0, strength * float(bit) / total) if total > 0 else 0.0 for bit in bits]
 
@@ -166,7 +164,7 @@ def first_fresh(genomes: Sequence[Genome], breeding: Breeding) -> Child | None:
 
 
 def _near(seeds: Sequence[Genome], breeding: Breeding, rng: np.random.Generator) -> Child | None:
-    usage, rates = breeding.usage(), mutation_rates(breeding, 2.0)
+    usage, rates = breeding.usage(), mutation_rates(breeding.sizes, 2.0)
     for _ in range(_MAX_TRIES):
         seed = seeds[int(rng.integers(len(seeds)))]
         genome = breeding.canonical(mutate(seed, breeding, rates, rng, usage))
@@ -204,7 +202,7 @@ def _bred(
     for attempt in range(_MAX_TRIES):
         first = tournament(ranks, rng)
         second = _other_parent(parents, ranks, first, rng)
-        rates = mutation_rates(breeding, 1 + attempt / 8)
+        rates = mutation_rates(breeding.sizes, 1 + attempt / 8)
         child = mutate(crossover(parents[first], parents[second], rng), breeding, rates, rng, usage)
         genome = breeding.canonical(child)
         if genome not in breeding.known:

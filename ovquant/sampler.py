@@ -134,7 +134,6 @@ class GeneticSampler(BaseGASampler):
         return Breeding(
             sizes=space.sizes,
             orders=tuple(gene.order for gene in space.genes),
-            weights=space.mutation_weights,
             canonical=self._canonical,
             known=known,
         )

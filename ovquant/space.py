@@ -91,16 +91,6 @@ class SearchSpace:
         return tuple(len(gene.values) for gene in self.genes)
 
     @property
-    def mutation_weights(self) -> tuple[float, ...]:
-        """How often a gene is worth a mutation beside others of as many values: layers in the order of their promise.
-
-        Promise is what the inspection found, see `ovquant.inspection.Inspection.promising`. The weights of layers fall evenly
-        from the first to the last and are 1 on average; all others are 1.
-        """
-        n_layers, place = len(self.scopes.layers), {name: index for index, name in enumerate(self.scopes.layers)}
-        return tuple(2 * (n_layers - place[gene.name]) / (n_layers + 1) if gene.field == LAYER else 1.0 for gene in self.genes)
-
-    @property
     def n_genomes(self) -> int:
         """Number of genomes; an upper bound of the number of strategies."""
         product = 1

@@ -41,7 +41,7 @@ class Table:
 
     Attributes:
         sizes: values per gene.
-        orders, weights: of genes, see `ovquant.genetic.Breeding`.
+        orders: of values, see `ovquant.genetic.Breeding`.
         objectives: genome -> (divergence, latency ratio), for what could be evaluated.
         violations: genome -> how far the drop exceeds the limit.
         rows: of the table by genome in lexicographic order, -1 for those that it lacks.
@@ -53,7 +53,6 @@ class Table:
     name: str
     sizes: tuple[int, ...]
     orders: list[tuple[int | None, ...]]
-    weights: tuple[float, ...]
     objectives: dict[Genome, tuple[float, float]]
     violations: dict[Genome, float]
     rows: np.ndarray
@@ -74,14 +73,13 @@ class Table:
             drops = content["reference"][0].mean() - content["scores"].astype(np.float64).mean(axis=1)
             sizes = tuple(int(size) for size in content["sizes"])
             orders = [tuple(places) for places in json.loads(str(content["orders"]))]
-            weights = tuple(content["weights"].tolist())
             canonical = content["canonical"]
         rows = [index for index, known in enumerate(is_known) if known]
         objectives = {genomes[i]: (float(divergences[i]), float(ratios[i])) for i in rows}
         violations = {genomes[i]: max(0.0, float(drops[i]) - max_drop) / max(max_drop, 1e-9) for i in rows}
         latencies = [ratio for _, ratio in objectives.values()]
         reference = np.array([objectives[default][0], 1.0 if min(latencies) < 1 else max(latencies)])
-        return cls(path.stem, sizes, orders, weights, objectives, violations, canonical, genomes, [default], reference)
+        return cls(path.stem, sizes, orders, objectives, violations, canonical, genomes, [default], reference)
 
     def canonical(self, genome: Genome) -> Genome:
         """Return the genome that stands for the same strategy; in a table with gaps, for one that is near it."""
@@ -109,7 +107,6 @@ class _Space:
 
     def __init__(self, table: Table) -> None:
         self.sizes = table.sizes
-        self.mutation_weights = table.weights
         self.genes = [
             _Gene(f"g{index}", tuple(map(str, range(size))), order)
             for index, (size, order) in enumerate(zip(table.sizes, table.orders, strict=True))

@@ -115,7 +115,6 @@ def main() -> None:
             "codes": np.array([space.code_from_genome(genome) for genome in genomes]),
             "sizes": np.array(space.sizes),
             "orders": np.array(json.dumps([gene.order for gene in space.genes])),
-            "weights": np.array(space.mutation_weights),
             "canonical": canonical_rows(space, genomes),
             "default": np.array(space.encode(default)),
             "reference": np.array([np.nan if scores is None else scores for scores in bench.reference("validation").items[:1]]),

@@ -50,7 +50,7 @@ def every(sizes: tuple[int, ...], canonical: Callable[[Genome], Genome] = same) 
 
 def breeding(sizes: tuple[int, ...], known: set[Genome], canonical: Callable[[Genome], Genome] = same) -> Breeding:
     unordered = tuple((None,) * size for size in sizes)
-    return Breeding(sizes=sizes, orders=unordered, weights=(1.0,) * len(sizes), canonical=canonical, known=known)
+    return Breeding(sizes=sizes, orders=unordered, canonical=canonical, known=known)
 
 
 def space_of(*sizes: int) -> Breeding:
@@ -280,17 +280,12 @@ def test_members_near_a_seed_and_far_ones_take_turns() -> None:
 
 @given(SIZES, st.floats(0, 3))
 def test_genes_with_more_values_mutate_more_often(sizes: tuple[int, ...], strength: float) -> None:
-    rates = mutation_rates(space_of(*sizes), strength)
+    rates = mutation_rates(sizes, strength)
     assert all(0 <= rate <= 1 for rate in rates)
     assert sum(rates) <= strength + 1e-9
     for first, second in itertools.combinations(range(len(sizes)), 2):
         assert sizes[first] > sizes[second] or rates[first] <= rates[second]
     assert all(rate == 0 for rate, size in zip(rates, sizes, strict=True) if size == 1)
-
-
-def test_genes_of_more_weight_mutate_more_often_and_others_less() -> None:
-    weighted = dataclasses.replace(space_of(2, 2, 2, 2), weights=(1.5, 0.5, 1.0, 1.0))
-    assert mutation_rates(weighted, 1.0) == pytest.approx([0.375, 0.125, 0.25, 0.25])
 
 
 def test_mutation_prefers_what_is_near_in_the_order_of_a_gene() -> None:

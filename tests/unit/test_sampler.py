@@ -9,9 +9,8 @@ from ovquant.sampler import GeneticSampler
 LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")
 
 
-def test_operators_know_the_order_of_amounts_and_the_promise_of_layers() -> None:
+def test_operators_know_the_order_of_amounts() -> None:
     space = space_of({"subset_size": [10, 100, 30], "layers": {"top": 3}}, layers=LAYERS)
     sampler = GeneticSampler(space=space, seeds=[], neighbours=[], seed=0, population_size=4, minimized=tuple)
     breeding = sampler._breeding([])
     assert breeding.orders == ((0, 1, 2), (None, None), (None, None), (None, None))
-    assert breeding.weights == (1.0, 1.5, 1.0, 0.5)

@@ -303,8 +303,3 @@ def test_amounts_have_a_place_in_their_order_and_nothing_else_has() -> None:
     assert genes["smooth_quant_alphas.matmul"] == (0, None, 1)
     assert genes["preset"] == (None, None, None)
     assert genes["fast_bias_correction"] == (None, None)
-
-
-def test_layers_are_weighed_by_their_promise_and_all_else_evenly() -> None:
-    space = space_of({"preset": ["performance", "mixed"], "layers": {"top": 3}}, layers=LAYERS)
-    assert space.mutation_weights == (1.0, 1.5, 1.0, 0.5)
