@@ -88,7 +88,7 @@ def build_space(target: Target, facts: ModelFacts) -> SearchSpace:
                     name=name,
                     field=field,
                     values=tuple(v for _, v in values),
-                    labels=tuple(label for label, _ in values),
+                    labels=tuple(word for word, _ in values),
                 )
             )
     base = dataclasses.replace(base, subset_size=min(base.subset_size, facts.n_calibration))

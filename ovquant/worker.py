@@ -145,7 +145,7 @@ def _become_a_worker(output: Path) -> None:
 
 
 def _share_arenas() -> None:
-    """Let threads share what arenas of memory there are: each keeps what was freed in it, a third of the worker's memory."""
+    """Let threads share what arenas of memory there are: each keeps what was freed in it, a sixth of the worker's memory."""
     if "MALLOC_ARENA_MAX" in os.environ:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library

@@ -11,6 +11,8 @@ from ovquant.space import SearchSpace
 from ovquant.strategy import InferencePrecision
 from ovquant.targets import Genes, Target
 
+LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")  # the most promising first
+
 
 def facts(
     *,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fakes.operations import OPERATIONS
-from fakes.spaces import facts, space_of, target
+from fakes.spaces import LAYERS, facts, space_of, target
 
 from ovquant.choices import build_space, nncf_default
 from ovquant.errors import ConfigError
@@ -15,7 +15,6 @@ from ovquant.selectors import NO_SCOPE, ScopeSelector
 from ovquant.strategy import DEFAULT_ALPHA_MATMUL, InferencePrecision, Strategy
 from ovquant.targets import load_target, shipped_names
 
-LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")
 WITHOUT_MATMUL = tuple(operation for operation in OPERATIONS if operation.type != "MatMul")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fakes.spaces import space_of
+from fakes.spaces import LAYERS, space_of
 
 from ovquant.sampler import GeneticSampler
-
-LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")
 
 
 def test_operators_know_the_order_of_amounts() -> None:

@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 import pytest
-from fakes.spaces import space_of
+from fakes.spaces import LAYERS, space_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,9 +249,6 @@ def test_a_space_without_free_genes_holds_its_base_only() -> None:
     assert (space.genes, space.n_genomes, list(space.genomes())) == ((), 1, [()])
     assert space.encode(space.base) == "-"
     assert space.decode("-") == space.base.canonical()
-
-
-LAYERS = ("depthwise[0]", "MatMul[0]", "Convolution[0]")
 
 
 def test_a_layer_that_a_choice_leaves_in_float_anyway_makes_no_other_strategy() -> None:
