@@ -128,7 +128,7 @@ def _become_a_worker(output: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _share_arenas()
+    share_arenas()
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -144,7 +144,7 @@ def _become_a_worker(output: Path) -> None:
         threading.Thread(target=_die_with, args=(parent,), name="ovquant-parent", daemon=True).start()
 
 
-def _share_arenas() -> None:
+def share_arenas() -> None:
     """Let threads share what arenas of memory there are: each keeps what was freed in it, a sixth of the worker's memory."""
     if "MALLOC_ARENA_MAX" in os.environ:
         return

@@ -38,7 +38,7 @@ def n_arenas(is_worker: bool) -> int:
     """Return how many arenas glibc has after eight threads took memory at a time."""
     os.environ.pop("MALLOC_ARENA_MAX", None)
     if is_worker:
-        worker._share_arenas()
+        worker.share_arenas()
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     together = threading.Barrier(8)

@@ -50,7 +50,10 @@ def _parts(items: Sequence[Item]) -> list[str]:
 
 
 class Samples:
-    """The items of a job's sources, by split; recently read ones are kept in memory up to 1 GiB."""
+    """The items of a job's sources, by split.
+
+    The first that are read are kept in memory, up to 1 GiB. Those of the holdout are not: they are read for a few models only.
+    """
 
     def __init__(
         self, spec: DataSpec, inputs: Sequence[InputInfo], seed: int, *, is_divided: bool = True, left_out: Container[int] = ()
@@ -76,6 +79,7 @@ class Samples:
             self.split = Split(calibration=(), validation=tuple(every), holdout=())
         self._labels: dict[SplitName, list[Any] | None] = {}
         self._shapes: dict[SplitName, dict[str, tuple[int, ...]] | None] = {}
+        self._often_read = frozenset({*self.split.calibration, *self.split.validation})
         self._cache: dict[Item, Sample] = {}
         self._cached_bytes = 0
 
@@ -91,7 +95,7 @@ class Samples:
             part, index = item
             cached = self._sources[part].sample(index)
             size = sum(array.nbytes for array in cached.values())
-            if self._cached_bytes + size <= _CACHE_BYTES:
+            if item in self._often_read and self._cached_bytes + size <= _CACHE_BYTES:
                 self._cache[item] = cached
                 self._cached_bytes += size
         return cached

@@ -45,6 +45,7 @@ from ovquant.scopes import resolve
 from ovquant.strategy import Strategy
 from ovquant.targets import load_target
 from ovquant.tasks import BenchSpec, Race, Rival, Task, rival_of
+from ovquant.worker import share_arenas
 
 STRATEGIES = Path(__file__).with_name("strategies.json")
 GROUP = 10
@@ -179,6 +180,7 @@ def serve(pipe: Any, kind: str, job: Job, folder: Path, is_profiled: bool) -> No
     if kind == "naive":
         side: Any = Naive(spec, rules)
     else:
+        share_arenas()  # as in the process that a search evaluates in
         executor: Executor = ContainedExecutor(folder) if kind == "contained" else InProcessExecutor()
         executor.open(spec)
         side = Engine(spec, rules, executor, is_plain=kind == "plain", is_threaded=not is_profiled)

@@ -257,6 +257,14 @@ def test_samples_and_labels_follow_the_items(tmp_path):
         assert samples.labels(name) == [number % 3 for number in numbers]
 
 
+def test_items_stay_in_memory_but_those_of_the_holdout(tmp_path):
+    samples = Samples(DataSpec(path=str(write_npz(tmp_path / "main.npz"))), VECTOR, 0)
+    for name, is_kept in (("calibration", True), ("validation", True), ("holdout", False)):
+        first, again = (samples.sample(samples.items(name)[0]) for _ in range(2))
+        assert (first is again) is is_kept
+        assert (first["features"] == again["features"]).all()
+
+
 def test_limited_samples_are_the_first_ones(tmp_path):
     samples = Samples(DataSpec(path=str(write_npz(tmp_path / "d.npz"))), VECTOR, 0)
     first = [sample["features"].tolist() for sample in samples.samples("calibration", 4)]
