@@ -16,7 +16,7 @@ Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 5
 # What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
 _REACHES = (0.0, 0.05, 0.1, 0.2)
-_RESOLUTION = (0.03, 0.05)
+_RESOLUTION = 0.03
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -78,19 +78,17 @@ def _point(trial: Trial) -> tuple[float, float]:
 
 
 def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
-    """Return the fastest trial; among those whose latency cannot be told from its own, the one of lowest divergence.
+    """Return the trial of lowest divergence among the fastest one and those at most 3 % slower.
 
-    A latency cannot be told from the fastest one's if it lies within the interval of that; but 3 % always count as equal, since
-    bursts of a few seconds do not show how a machine drifts over minutes. More than 5 % never do: an interval that wide says
-    that the machine was busy just then, and would let a much slower model win by a little less divergence.
+    That much counts as equal however narrow the intervals: bursts of a few seconds do not show how a machine drifts over minutes.
+    Nothing else does however wide they are: a wide one says that the machine was busy just then, and would let a slower model
+    win by a little less divergence.
 
     Args:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
-    quickest = min(latencies, key=lambda latency: latency.ratio.value)
-    low, high = (quickest.ratio.value * (1 + share) for share in _RESOLUTION)
-    limit = min(max(quickest.ratio.high, low), high)
+    limit = min(latency.ratio.value for latency in latencies) * (1 + _RESOLUTION)
     return _closest([trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit])
 
 

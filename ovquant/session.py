@@ -51,6 +51,7 @@ class Session:
         default: NNCF's default strategy here.
         seeds: genomes that the first generation begins with.
         recipes: those of them that earlier searches found, and where each comes from.
+        neighbours: genomes near the seeds, tried next.
         opened: what there is to know of model and data.
         is_default_in_space: whether the target allows `default`.
         inspected: which layers may be better off in float, where the target asks for genes of layers.
@@ -66,6 +67,7 @@ class Session:
     default: Strategy
     seeds: tuple[Genome, ...]
     recipes: dict[Genome, str]
+    neighbours: tuple[Genome, ...]
     is_default_in_space: bool
     inspected: Inspection | None
 
@@ -96,19 +98,10 @@ class Session:
             space=self.space,
             seeds=self.seeds,
             recipes=self.recipes,
-            neighbours=self._neighbours() if self.is_default_in_space else [],
+            neighbours=self.neighbours,
             seed=self.job.seed,
             population=self.job.population_size,
         )
-
-    def _neighbours(self) -> list[Genome]:
-        """Return what is near NNCF's default: after the model type, what stays in float decides most.
-
-        The target's own choices, in the order that it lists them in, and the most promising layers take turns.
-        """
-        default = self.seeds[0]
-        pairs = itertools.zip_longest(self.space.neighbours(default, "ignored_scope"), self.space.leading(default))
-        return [genome for pair in pairs for genome in pair if genome is not None]
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what a study is made of; two runs with equal fingerprints continue each other."""
@@ -195,6 +188,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
     warm = seeding.warm_start(found, target, facts)
     space, default = warm.space, nncf_default(target, facts)
     first, transformer = _held(space, default), _held(space, nncf_default(target, facts, model_type="transformer"))
+    unsaturated = _held(space, nncf_default(target, facts, overflow_fix="enable")) if facts.may_saturate else ()
     return Session(
         job=job.model_copy(update={"recipes": warm.sources}),
         target=target,
@@ -209,8 +203,9 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
             max_divergence=job.max_divergence,
         ),
         default=default,
-        seeds=(*first, *warm.seeds, *transformer),
+        seeds=(*first, *warm.seeds, *unsaturated, *transformer),
         recipes=warm.seeds,
+        neighbours=_neighbours(space, unsaturated or first),
         is_default_in_space=bool(first),
         inspected=inspected,
     )
@@ -273,6 +268,17 @@ def inspected_on(bench: BenchSpec, opened: Bench) -> dict[str, Any]:
         "measured on": None if bench.site is None else bench.site.identity(),
         "versions": {name: version for name, version in versions().items() if name in {"openvino", "nncf"}},
     }
+
+
+def _neighbours(space: SearchSpace, near: tuple[Genome, ...]) -> tuple[Genome, ...]:
+    """Return what is near a seed, if there is one: after the model type, what stays in float decides most.
+
+    The target's own choices, in the order that it lists them in, and the most promising layers take turns.
+    """
+    if not near:
+        return ()
+    pairs = itertools.zip_longest(space.neighbours(near[0], "ignored_scope"), space.leading(near[0]))
+    return tuple(genome for pair in pairs for genome in pair if genome is not None)
 
 
 def _held(space: SearchSpace, strategy: Strategy) -> tuple[Genome, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def quantiles(values: NDArray[np.float32], at: Sequence[float]) -> NDArray[np.fl
     return np.array(found)
 
 
+@functools.lru_cache(1024)
 def _places(n_values: int, share: float) -> tuple[int, int, np.float64]:
     """Return the two places in the sorted array between which a quantile lies, and the weight of the second."""
     place = (n_values - 1) * np.float64(share)
