@@ -140,16 +140,17 @@ class _Search:
             self._executor.announce(self._plan.bench, self._tasks(waiting))
 
     def _run_together(self, proposals: Sequence[Proposal]) -> StopReason | None:
-        """Evaluate some members of a generation and settle one after the other."""
+        """Evaluate some members of a generation and settle one after the other; those that took the budget with them count."""
+        reason: StopReason | None = None
         for proposal, outcome in zip(proposals, self._executor.submit(self._tasks(proposals)), strict=True):
             is_default = proposal.strategy == self._plan.default
             if is_default:
                 self._set_limit(outcome)
             self._settle(self._study.tell(proposal, outcome, "default" if is_default else "candidate"))
             reason = self._stop_reason()
-            if reason is not None:
-                return reason
-        return None
+            if reason not in {None, "budget used up"}:
+                break
+        return reason
 
     def _tasks(self, proposals: Sequence[Proposal]) -> list[Task]:
         """Return the tasks of some members of a generation."""

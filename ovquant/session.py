@@ -203,7 +203,7 @@ def open_session(job: Job, model_dir: Path, output: Path, executor: Executor) ->
             max_divergence=job.max_divergence,
         ),
         default=default,
-        seeds=(*first, *warm.seeds, *unsaturated, *transformer),
+        seeds=(*first, *warm.seeds, *transformer, *unsaturated),
         recipes=warm.seeds,
         neighbours=_neighbours(space, unsaturated or first),
         is_default_in_space=bool(first),

@@ -85,10 +85,10 @@ class Case:
         self.clock = ScriptedClock()
         self.seen: list[Progress] = []
 
-    def run(self, executor: TableExecutor | None = None, seconds: float = 1.0) -> StopReason:
-        return run_search(
-            self.plan, self.study, Slow(executor or TableExecutor(), self.clock, seconds), self.clock, self.seen.append
-        )
+    def run(self, executor: TableExecutor | None = None, seconds: float = 1.0, n_together: int = 1) -> StopReason:
+        slow = Slow(executor or TableExecutor(), self.clock, seconds)
+        slow.n_together = n_together
+        return run_search(self.plan, self.study, slow, self.clock, self.seen.append)
 
 
 class Slow:
@@ -123,6 +123,22 @@ def test_it_ends_when_the_budget_is_used_up(tmp_path: Path):
     case = Case(tmp_path, max_trials=None, budget_s=5)
     assert case.run() == "budget used up"
     assert len(case.study.trials()) == 5
+
+
+def test_what_was_evaluated_when_the_budget_ran_out_counts(tmp_path: Path):
+    case = Case(tmp_path, max_trials=None, budget_s=1.5)
+    assert case.run(n_together=4) == "budget used up"
+    assert len(case.study.trials()) == 5
+    assert [progress.trial.number for progress in case.seen] == [0, 1, 2, 3, 4]
+
+
+def test_a_target_that_is_met_ends_a_search_at_once_whatever_was_evaluated_with_it(tmp_path: Path):
+    numbers = []
+    for n_together in (1, 4):
+        case = Case(tmp_path / str(n_together), budget_s=100, stop_at=StopAt(min_speedup=1.2))
+        assert case.run(n_together=n_together) == "stop_at met"
+        numbers.append([trial.number for trial in case.study.trials()])
+    assert numbers[0] == numbers[1]
 
 
 def test_nncf_default_is_tried_however_short_the_budget(tmp_path: Path):

@@ -48,8 +48,8 @@ def test_where_sums_may_saturate_it_begins_with_what_keeps_them_from_it_too_and_
     seeds, neighbours = begun(saturates=True)
     assert [(seed.model_type, seed.overflow_fix) for seed in seeds] == [
         (None, "first_layer_only"),
-        (None, "enable"),
         ("transformer", "first_layer_only"),
+        (None, "enable"),
     ]
     assert {near.overflow_fix for near in neighbours} == {"enable"}
 
