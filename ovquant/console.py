@@ -17,6 +17,7 @@ from rich.table import Table
 from ovquant.errors import printable
 from ovquant.loop import Progress
 from ovquant.progress import Board, Standing, clock, progress_mark, trial_line
+from ovquant.records import Latency
 from ovquant.sensitivity import Ranking
 from ovquant.turns import SystemClock
 from ovquant.verdict import Row, Verdict
@@ -240,6 +241,7 @@ def caption(rows: Sequence[Row], device: str, notes: Sequence[str], items: str |
         f"Latency: median of {latency.n_visits} bursts of each model, in turns over {span}, on {device}{threads};",
         "speed-up over the baseline is the median ratio of bursts side by side.",
         f"Brackets: 95 % intervals; that of the speed-up {scope}.",
+        *_timed_once(rows),
         *_unstable(rows),
         *_on_capacity(rows),
     ]
@@ -263,6 +265,14 @@ def _on_capacity(rows: Sequence[Row]) -> list[str]:
             "runs it once."
         )
     return said
+
+
+def _timed_once(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for all models that share a measurement."""
+    names: dict[Latency, list[str]] = {}
+    for row in rows:
+        names.setdefault(row.latency, []).append(row_name(row))
+    return [f"{', '.join(who)} run the same kernels, timed once." for who in names.values() if len(who) > 1]
 
 
 def _unstable(rows: Sequence[Row]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -110,8 +110,9 @@ def decide(
 ) -> Verdict:
     """Return the verdict on a search's finalists.
 
-    Reference, baseline, NNCF's default and finalists are timed in turns in one run; the finalists are ordered by that, and
-    only then measured on the holdout. The winner is the first one in that order which the holdout does not refute.
+    Reference, baseline, NNCF's default and finalists are timed in turns in one run, those that run the same kernels once; the
+    finalists are ordered by that, and only then measured on the holdout. The winner is the first one in that order which the
+    holdout does not refute.
 
     Args:
         bench: what was searched on.
@@ -126,8 +127,11 @@ def decide(
         RuntimeError: a model that could be measured before cannot be measured any more.
     """
     subjects = _subjects(finalists, default, own_precision)
-    comparison = _compare(bench, executor, subjects)
-    latencies = dict(zip(subjects, comparison.latencies, strict=True))
+    timed_as = _timed_as(subjects, [*([default] if default is not None else []), *finalists])
+    timed = {key: subjects[key] for key in dict.fromkeys(timed_as.values())}
+    comparison = _compare(bench, executor, timed)
+    measured = dict(zip(timed, comparison.latencies, strict=True))
+    latencies = {key: measured[first] for key, first in timed_as.items()}
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = _on_holdout(bench, executor, subjects)
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
@@ -194,6 +198,13 @@ def _subjects(finalists: Sequence[Trial], default: Trial | None, own_precision: 
         if trial.strategy is not None:
             subjects[_key(trial)] = trial.strategy
     return subjects
+
+
+def _timed_as(subjects: Iterable[str], trials: Sequence[Trial]) -> dict[str, str]:
+    """Return for each subject the first one that runs the same kernels: between these, timings differ by chance only."""
+    kernels = {_key(trial): trial.evaluation.structure for trial in trials}
+    first: dict[str, str] = {}
+    return {key: first.setdefault(kernels.get(key) or key, key) for key in subjects}
 
 
 def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
@@ -318,9 +329,11 @@ def _against_default(winner: Row, default: Row, rival: Row, rules: Rules) -> lis
     less = _less_divergence(winner.evaluation, default.evaluation)
     drops = [drop for pair in zip(winner.evaluation.metrics, default.evaluation.metrics, strict=True) if (drop := _paired(*pair))]
     paired = "" if less is None else f" (less by {less.value:.3g} [{less.low:.3g}, {less.high:.3g}], item by item)"
+    speed = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] its speed"
+    if winner.latency == default.latency:
+        speed = "its speed, as it runs the same kernels"
     said = [
-        f"Against NNCF's default: {ratio:.2g} times its divergence{paired} at {speedup.value:.2f}x "
-        f"[{speedup.low:.2f}, {speedup.high:.2f}] its speed.",
+        f"Against NNCF's default: {ratio:.2g} times its divergence{paired} at {speed}.",
         *(told for _, told in drops),
     ]
     is_alike = (
