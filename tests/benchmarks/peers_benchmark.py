@@ -11,9 +11,9 @@ The peers, each on the job's calibration and validation items, stopped after the
 - TPE: Optuna's TPESampler on the genes of the job's target; `nncf.quantize`, all validation items, ``benchmark_app -t 2``;
 - ovquant: ``ovquant search`` with the budget; its two minutes of final timing come on top.
 
-The models are then timed in turns over two minutes and run on the holdout. "Dominates": less divergence at no more latency, both
-by point estimates; brackets hold 95 % intervals. ``--splits N`` repeats all with N divisions of the items, and tells means.
-Let nothing else run meanwhile.
+The models are then timed in turns over two minutes, those that run the same kernels once, and run on the holdout. "Dominates":
+less divergence at no more latency, both by point estimates; brackets hold 95 % intervals. ``--splits N`` repeats all with N
+divisions of the items, and tells means. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -202,13 +202,16 @@ def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float
     spec = bench.spec
     subjects = [FloatModel(inference_precision=bench.own_precision)]
     subjects += [ModelFile(path=str(tried.path), inference_precision=tried.precision) for tried in models.values()]
-    comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(subjects)))
+    kernels = [str(bench.structure(Task(bench=spec, subject=subject))) for subject in subjects]
+    timed = dict(zip(kernels[::-1], subjects[::-1], strict=True))  # the first of those that run the same kernels
+    comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(timed[key] for key in dict.fromkeys(kernels))))
     assert not isinstance(comparison, Failure), comparison
+    latencies = dict(zip(dict.fromkeys(kernels), comparison.latencies, strict=True))
     tasks = [Task(bench=spec, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects]
     rows = []
-    for name, outcome, latency in zip(["float", *models], bench.evaluate_all(tasks), comparison.latencies, strict=True):
+    for name, outcome, key in zip(["float", *models], bench.evaluate_all(tasks), kernels, strict=True):
         assert isinstance(outcome, Evaluation), outcome
-        speedup = relative_speedup(latency, comparison.latencies[0])
+        speedup = relative_speedup(latencies[key], comparison.latencies[0])
         rows.append(
             {
                 "name": name,
