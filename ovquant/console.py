@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TextIO
 
 from rich import box
@@ -17,7 +17,6 @@ from rich.table import Table
 from ovquant.errors import printable
 from ovquant.loop import Progress
 from ovquant.progress import Board, Standing, clock, progress_mark, trial_line
-from ovquant.records import Latency
 from ovquant.sensitivity import Ranking
 from ovquant.turns import SystemClock
 from ovquant.verdict import Row, Verdict
@@ -269,16 +268,19 @@ def _on_capacity(rows: Sequence[Row]) -> list[str]:
 
 def _timed_once(rows: Sequence[Row]) -> list[str]:
     """Return a sentence for all models that share a measurement."""
-    names: dict[Latency, list[str]] = {}
-    for row in rows:
-        names.setdefault(row.latency, []).append(row_name(row))
-    return [f"{', '.join(who)} run the same kernels, timed once." for who in names.values() if len(who) > 1]
+    groups = _names_by(rows, lambda row: row.latency).values()
+    return [f"{', '.join(who)} run the same kernels, timed once." for who in groups if len(who) > 1]
 
 
 def _unstable(rows: Sequence[Row]) -> list[str]:
     """Return a sentence for each reason that speed-ups were not steady."""
-    names: dict[str, list[str]] = {}
+    groups = _names_by(rows, lambda row: row.latency.unstable)
+    return [f"Unstable speed-up of {', '.join(who)}: {reason}." for reason, who in groups.items() if reason is not None]
+
+
+def _names_by(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[str]]:
+    """Return the names of the rows by what they have in common."""
+    names: dict[Hashable, list[str]] = {}
     for row in rows:
-        if row.latency.unstable is not None:
-            names.setdefault(row.latency.unstable, []).append(row_name(row))
-    return [f"Unstable speed-up of {', '.join(who)}: {reason}." for reason, who in names.items()]
+        names.setdefault(key(row), []).append(row_name(row))
+    return names

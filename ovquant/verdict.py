@@ -126,8 +126,9 @@ def decide(
     Raises:
         RuntimeError: a model that could be measured before cannot be measured any more.
     """
-    subjects = _subjects(finalists, default, own_precision)
-    timed_as = _timed_as(subjects, [*([default] if default is not None else []), *finalists])
+    trials = [*([default] if default is not None else []), *finalists]
+    subjects = _subjects(trials, own_precision)
+    timed_as = _timed_as(subjects, trials)
     timed = {key: subjects[key] for key in dict.fromkeys(timed_as.values())}
     comparison = _compare(bench, executor, timed)
     measured = dict(zip(timed, comparison.latencies, strict=True))
@@ -188,13 +189,13 @@ def _key(trial: Trial) -> str:
     return str(trial.number)
 
 
-def _subjects(finalists: Sequence[Trial], default: Trial | None, own_precision: InferencePrecision) -> dict[str, Subject]:
+def _subjects(trials: Sequence[Trial], own_precision: InferencePrecision) -> dict[str, Subject]:
     """Return what is to be measured, the baseline first; nothing twice."""
     subjects: dict[str, Subject] = {
         "baseline": FloatModel(inference_precision=own_precision),
         "reference": FloatModel(inference_precision="f32"),
     }
-    for trial in [*([default] if default is not None else []), *finalists]:
+    for trial in trials:
         if trial.strategy is not None:
             subjects[_key(trial)] = trial.strategy
     return subjects
