@@ -247,6 +247,8 @@ class Workbench:
     def compare(self, task: ComparisonTask) -> Comparison | Failure:
         """Return the latencies of several models measured in turns; the first one is the baseline.
 
+        Those that run the same kernels are timed once: between them, timings would differ by chance only.
+
         Raises:
             DeviceError: the machine that measures cannot be reached.
         """
@@ -259,8 +261,12 @@ class Workbench:
                 with stages.stage("compile"):
                     models.append(self.ready(path, runtime.read_model(path), subject.inference_precision))
             with stages.stage("verdict"):
-                plan = self.spec.target.measurement.verdict
-                return Comparison(latencies=tuple(self._time(models, plan)), sharing_fault=self.sharing_fault)
+                keys = [self.meter.structure(model) for model in models]
+                first = dict(zip(keys[::-1], models[::-1], strict=True))
+                timed = dict.fromkeys(keys)
+                measured = self._time([first[key] for key in timed], self.spec.target.measurement.verdict)
+                latencies = dict(zip(timed, measured, strict=True))
+                return Comparison(latencies=tuple(latencies[key] for key in keys), sharing_fault=self.sharing_fault)
         except DeviceError:
             raise
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -110,9 +110,8 @@ def decide(
 ) -> Verdict:
     """Return the verdict on a search's finalists.
 
-    Reference, baseline, NNCF's default and finalists are timed in turns in one run, those that run the same kernels once; the
-    finalists are ordered by that, and only then measured on the holdout. The winner is the first one in that order which the
-    holdout does not refute.
+    Reference, baseline, NNCF's default and finalists are timed in turns in one run; the finalists are ordered by that, and only
+    then measured on the holdout. The winner is the first one in that order which the holdout does not refute.
 
     Args:
         bench: what was searched on.
@@ -128,11 +127,8 @@ def decide(
     """
     trials = [*([default] if default is not None else []), *finalists]
     subjects = _subjects(trials, own_precision)
-    timed_as = _timed_as(subjects, trials)
-    timed = {key: subjects[key] for key in dict.fromkeys(timed_as.values())}
-    comparison = _compare(bench, executor, timed)
-    measured = dict(zip(timed, comparison.latencies, strict=True))
-    latencies = {key: measured[first] for key, first in timed_as.items()}
+    comparison = _compare(bench, executor, subjects)
+    latencies = dict(zip(subjects, comparison.latencies, strict=True))
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = _on_holdout(bench, executor, subjects)
     is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
@@ -199,13 +195,6 @@ def _subjects(trials: Sequence[Trial], own_precision: InferencePrecision) -> dic
         if trial.strategy is not None:
             subjects[_key(trial)] = trial.strategy
     return subjects
-
-
-def _timed_as(subjects: Iterable[str], trials: Sequence[Trial]) -> dict[str, str]:
-    """Return for each subject the first one that runs the same kernels: between these, timings differ by chance only."""
-    kernels = {_key(trial): trial.evaluation.structure for trial in trials}
-    first: dict[str, str] = {}
-    return {key: first.setdefault(kernels.get(key) or key, key) for key in subjects}
 
 
 def judge(evaluation: Evaluation, rules: Rules) -> Judgement:

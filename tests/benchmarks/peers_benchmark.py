@@ -202,16 +202,13 @@ def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float
     spec = bench.spec
     subjects = [FloatModel(inference_precision=bench.own_precision)]
     subjects += [ModelFile(path=str(tried.path), inference_precision=tried.precision) for tried in models.values()]
-    kernels = [str(bench.structure(Task(bench=spec, subject=subject))) for subject in subjects]
-    timed = dict(zip(kernels[::-1], subjects[::-1], strict=True))  # the first of those that run the same kernels
-    comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(timed[key] for key in dict.fromkeys(kernels))))
+    comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(subjects)))
     assert not isinstance(comparison, Failure), comparison
-    latencies = dict(zip(dict.fromkeys(kernels), comparison.latencies, strict=True))
     tasks = [Task(bench=spec, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects]
     rows = []
-    for name, outcome, key in zip(["float", *models], bench.evaluate_all(tasks), kernels, strict=True):
+    for name, outcome, latency in zip(["float", *models], bench.evaluate_all(tasks), comparison.latencies, strict=True):
         assert isinstance(outcome, Evaluation), outcome
-        speedup = relative_speedup(latencies[key], comparison.latencies[0])
+        speedup = relative_speedup(latency, comparison.latencies[0])
         rows.append(
             {
                 "name": name,

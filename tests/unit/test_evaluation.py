@@ -375,6 +375,20 @@ def test_comparison_times_all_models_and_the_first_is_one(bench):
     assert outcome.latencies[0].ratio.value == 1
 
 
+def test_comparison_times_the_same_kernels_once(bench, monkeypatch):
+    timed = []
+    time_all = bench._time
+    monkeypatch.setattr(bench, "_time", lambda models, plan: timed.append(len(models)) or time_all(models, plan))
+    other = Strategy(activations_range_estimator="MINMAX")  # other ranges, the same kernels
+    outcome = bench.compare(ComparisonTask(bench=bench.spec, subjects=(F32, Strategy(), F32, other)))
+    assert isinstance(outcome, Comparison)
+    baseline, first, again, second = outcome.latencies
+    assert timed == [2]
+    assert baseline == again
+    assert first == second
+    assert first != baseline
+
+
 def test_comparison_with_a_failing_strategy_is_a_failure(bench):
     outcome = bench.compare(ComparisonTask(bench=bench.spec, subjects=(F32, NOTHING)))
     assert isinstance(outcome, Failure)

@@ -91,34 +91,12 @@ def test_latency_is_measured_together_and_before_the_holdout_is_opened():
     assert executor.order == ["latency", *["holdout"] * 4]
 
 
-def of_kernels(number: int, kernels: str, divergence: float) -> Trial:
-    found = finalist(number, divergence=divergence)
-    return dataclasses.replace(found, outcome=dataclasses.replace(found.evaluation, structure=kernels))
-
-
-class Unsteady(Holdout):
-    """Times a model differently whenever it is asked."""
-
-    def compare(self, task: ComparisonTask) -> Comparison:
-        self.n_timed = len(task.subjects)
-        return Comparison(latencies=tuple(latency(0.5 + 0.1 * place, 0.001) for place, _ in enumerate(task.subjects)))
-
-
-def test_finalists_that_run_the_same_kernels_are_timed_once_and_told_apart_by_divergence() -> None:
-    executor = Unsteady({}, {})
-    default = of_kernels(1, "a", 0.3)
-    verdict = decide(BENCH, executor, rules(), [default, of_kernels(2, "a", 0.1), of_kernels(3, "b", 0.0)], default, "bf16")
-    assert executor.n_timed == 4  # the float model at both precisions, and two sets of kernels
+def test_of_those_that_share_a_latency_the_least_divergence_wins_and_they_are_said_to_run_the_same_kernels() -> None:
+    default = finalist(1, divergence=0.3)
+    finalists = [default, finalist(2, divergence=0.1), finalist(3, divergence=0.0)]
+    verdict = decide(BENCH, Holdout({}, {1: 0.5, 2: 0.5, 3: 0.7}), rules(), finalists, default, "bf16")
     assert verdict.winner == 2
-    latencies = {row.trial: row.latency for row in verdict.rows if row.trial is not None}
-    assert latencies[1] == latencies[2] != latencies[3]
     assert any("at its speed, as it runs the same kernels" in sentence for sentence in verdict.sentences)
-
-
-def test_finalists_whose_kernels_are_not_known_are_timed_each() -> None:
-    executor = Unsteady({}, {})
-    decide(BENCH, executor, rules(), [finalist(1), finalist(2)], None, "bf16")
-    assert executor.n_timed == 4
 
 
 def test_the_order_follows_the_latencies_measured_at_the_end():
