@@ -47,7 +47,7 @@ from ovquant.remote import meter_of
 from ovquant.strategy import InferencePrecision, Strategy
 from ovquant.targets import MeasurementPlan
 from ovquant.tasks import Bench, BenchSpec, ComparisonTask, Made, Task, best_rival, if_hopeless, needs_screening, screening
-from ovquant.validation import Columns, Reference, Validator, column_of
+from ovquant.validation import Reference, Validator, column_of, outputs_digest
 
 _COMPILED_BYTES = 1 << 30  # of models that are open at the same time, by the size of the float model's files
 Settle: TypeAlias = Callable[[int, Outcome], None]
@@ -411,7 +411,7 @@ class Workbench:
             size_bytes=runtime.size_bytes(candidate.path),
             n_fake_quantize=runtime.count_fake_quantize(model),
             graph_digest=candidate.graph_digest,
-            outputs_digest=_digest(found.outputs),
+            outputs_digest=outputs_digest(found.outputs),
             seconds=candidate.stages.seconds,
             structure=candidate.structure,
             divergences=tuple(items.tolist()) if task.has_intervals else None,
@@ -476,14 +476,6 @@ class Workbench:
         with self._builder.paused() if self.meter.is_here else contextlib.nullcontext():
             turns, n_threads = self.meter.turns(models, plan)
         return [summarize(turns, str(index), n) for index, n in enumerate(n_threads)]
-
-
-def _digest(outputs: Columns) -> str:
-    digest = hashlib.sha256()
-    for name in outputs:
-        for array in outputs[name]:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 _open_benches: dict[str, Workbench] = {}

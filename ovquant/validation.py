@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -321,6 +322,15 @@ class Validator:
                 raise ValueError(str(error)) from error
 
         return intervals.bootstrap(drop, n_items, _FUNCTION_RESAMPLES)
+
+
+def outputs_digest(outputs: Columns) -> str:
+    """Return a digest that equal outputs share, bit for bit."""
+    digest = hashlib.sha256()
+    for name in outputs:
+        for array in outputs[name]:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def column_of(labels: Sequence[Any], metric: Metric) -> Sequence[Any]:
