@@ -67,6 +67,11 @@ class Candidate:
         """What outcomes of equal models have in common."""
         return known_as(self.graph_digest, self.task)
 
+    @property
+    def is_raced(self) -> bool:
+        """True if it may be stopped early."""
+        return self.task.race is not None
+
 
 def known_as(graph_digest: str, task: Task) -> tuple[Any, ...]:
     """Return what outcomes of equal models have in common."""
@@ -88,15 +93,17 @@ class Memory:
         """
         self.latencies: dict[str, Latency] = {}
         self._shelf = Shelf(folder)
-        self._outcomes: dict[tuple[Any, ...], int] = {}  # their places
+        self._whole: dict[tuple[Any, ...], int] = {}  # the places of outcomes on all items
+        self._stopped: dict[tuple[Any, ...], int] = {}  # of those that a race stopped
         self._timed: dict[str, Latency] = {}  # by structure, of the outcomes, which are kept without
 
     def close(self) -> None:
         """Know nothing any more."""
         self._shelf.close()
 
-    def __contains__(self, key: tuple[Any, ...]) -> bool:
-        return key in self._outcomes
+    def knows(self, key: tuple[Any, ...], *, is_raced: bool) -> bool:
+        """Return True if there is an outcome of an equal model; one that a race stopped is none for a task that is not raced."""
+        return key in self._whole or (is_raced and key in self._stopped)
 
     def recall(self, known: Sequence[tuple[Strategy, Evaluation]]) -> None:
         """Take over what was measured before."""
@@ -109,25 +116,26 @@ class Memory:
                 self.learn(key, outcome.same_as or strategy.digest, outcome)
 
     def learn(self, key: tuple[Any, ...], digest: str, outcome: Evaluation) -> None:
-        """Keep an outcome; the first one of a model is kept.
+        """Keep an outcome; of a model, the first one on all items and the first one that a race stopped are kept.
 
         Args:
             key: see `known_as`.
             digest: of the strategy that was evaluated.
             outcome: of it.
         """
-        if key in self._outcomes:
+        places = self._whole if outcome.raced is None else self._stopped
+        if key in places:
             return
         if outcome.structure is not None and outcome.latency is not None:
             self._timed.setdefault(outcome.structure, outcome.latency)
             outcome = dataclasses.replace(outcome, latency=None)
-        self._outcomes[key] = self._shelf.put((digest, outcome))
+        places[key] = self._shelf.put((digest, outcome))
 
-    def again(self, key: tuple[Any, ...], digest: str, seconds: dict[str, float]) -> Evaluation | None:
-        """Return the outcome of an equal model as that of the strategy of this digest, None where there is none."""
-        if key not in self._outcomes:
+    def again(self, key: tuple[Any, ...], digest: str, seconds: dict[str, float], *, is_raced: bool) -> Evaluation | None:
+        """Return the outcome of an equal model as that of the strategy of this digest, None where there is none, see `knows`."""
+        if not self.knows(key, is_raced=is_raced):
             return None
-        first, outcome = self._shelf.get(self._outcomes[key])
+        first, outcome = self._shelf.get(self._whole[key] if key in self._whole else self._stopped[key])
         latency = self._timed.get(str(outcome.structure), outcome.latency)
         same_as = None if first == digest else first
         found: Evaluation = dataclasses.replace(outcome, latency=latency, seconds=seconds, same_as=same_as)

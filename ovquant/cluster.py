@@ -230,7 +230,7 @@ class ClusterExecutor:
             if not run.notes or isinstance(outcome, Failure) or is_screened:
                 return outcome
             last = run.notes[-1]
-            return self._memory.again(last.key, last.digest, outcome.seconds) or outcome
+            return self._memory.again(last.key, last.digest, outcome.seconds, is_raced=task.race is not None) or outcome
 
     # The steps of a candidate
 
@@ -262,7 +262,8 @@ class ClusterExecutor:
         if not isinstance(made, Model):
             return made
         key, seconds = known_as(made.graph_digest, task), dict(made.seconds)
-        outcome = yield from self._equal_one(key, strategy, seconds, run)
+        recall = functools.partial(self._memory.again, key, strategy.digest, seconds, is_raced=task.race is not None)
+        outcome = yield from self._equal_one(key, recall, seconds, run)
         equal = self._equal.setdefault(key, {})
         equal[run.place] = None
         try:
@@ -282,10 +283,12 @@ class ClusterExecutor:
         if not equal:
             self._equal.pop(key, None)
 
-    def _equal_one(self, key: tuple[Any, ...], strategy: Strategy, seconds: dict[str, float], run: Run) -> Steps:
+    def _equal_one(
+        self, key: tuple[Any, ...], recall: Callable[[], Evaluation | None], seconds: dict[str, float], run: Run
+    ) -> Steps:
         """Return the outcome of an equal model that was asked for before, None if there is none; waits while it is evaluated."""
         while True:
-            again = self._memory.again(key, strategy.digest, seconds)
+            again = recall()
             if again is not None:
                 return again
             before = {place: one for place, one in self._equal.get(key, {}).items() if place <= run.place}

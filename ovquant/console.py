@@ -268,7 +268,8 @@ def _on_capacity(rows: Sequence[Row]) -> list[str]:
 
 def _timed_once(rows: Sequence[Row]) -> list[str]:
     """Return a sentence for all models that share a measurement."""
-    groups = _names_by(rows, lambda row: row.latency).values()
+    models = {row.trial if row.trial is not None else row.name: row for row in rows}  # NNCF's default may be the winner, too
+    groups = _names_by([*models.values()], lambda row: row.latency).values()
     return [f"{', '.join(who)} run the same kernels, timed once." for who in groups if len(who) > 1]
 
 

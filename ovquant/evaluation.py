@@ -236,11 +236,13 @@ class Workbench:
             self.reference(split)
         hopeless = self._screen(tasks)
         outcomes: dict[int, Outcome] = dict(hopeless)
+        for index, outcome in hopeless.items():
+            settle(first + index, outcome)
         candidates = {index: self._ready(task) for index, task in enumerate(tasks) if index not in hopeless}
         self._time_new([candidate for candidate in candidates.values() if candidate.compiled is not None])
         for index, candidate in candidates.items():
-            outcomes[index] = outcome = self._finish(candidate)
-            settle(first + index, outcome)
+            outcomes[index] = self._finish(candidate)
+            settle(first + index, outcomes[index])
             candidate.compiled = candidate.model = None  # as large as the model, each
         return [outcomes[index] for index in range(len(tasks))]
 
@@ -313,7 +315,8 @@ class Workbench:
         """Build and compile a task's model; it has a structure unless an equal one was evaluated before."""
         candidate = self._made(task)
         stages = candidate.stages
-        if candidate.failure is not None or (isinstance(task.subject, Strategy) and candidate.known_as in self._memory):
+        is_known = isinstance(task.subject, Strategy) and self._memory.knows(candidate.known_as, is_raced=candidate.is_raced)
+        if candidate.failure is not None or is_known:
             return candidate
         with self._faults(candidate):
             with stages.stage("compile"):
@@ -369,7 +372,7 @@ class Workbench:
             return candidate.failure
         subject = candidate.task.subject
         if isinstance(subject, Strategy):
-            again = self._memory.again(candidate.known_as, subject.digest, candidate.stages.seconds)
+            again = self._memory.again(candidate.known_as, subject.digest, candidate.stages.seconds, is_raced=candidate.is_raced)
             if again is not None:
                 return again
         outcome: Evaluation | None = None

@@ -13,10 +13,10 @@ from ovquant.objectives import Rules
 from ovquant.records import Failure, Latency, Trial
 
 Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
-N_FINALISTS = 5
+N_FINALISTS = 6
 # What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
 _REACHES = (0.0, 0.05, 0.1, 0.2)
-_RESOLUTION = 0.03
+RESOLUTION = 0.03  # what is at most this much slower counts as equally fast
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -88,7 +88,7 @@ def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
-    limit = min(latency.ratio.value for latency in latencies) * (1 + _RESOLUTION)
+    limit = min(latency.ratio.value for latency in latencies) * (1 + RESOLUTION)
     return _closest([trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit])
 
 
@@ -116,7 +116,7 @@ def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -
 
 
 def finalists(trials: Sequence[Trial], rules: Rules) -> list[Trial]:
-    """Return at most five feasible trials and NNCF's default, most preferred first; equal models count once.
+    """Return at most six feasible trials and NNCF's default, most preferred first; equal models count once.
 
     In pareto mode these are the most preferred one, the fastest, and those of least divergence among what was timed as at most
     5, 10 and 20 % slower than that, and of all: once they are timed together, one that diverges less may turn out to be as

@@ -131,16 +131,12 @@ def decide(
     latencies = dict(zip(subjects, comparison.latencies, strict=True))
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = _on_holdout(bench, executor, subjects)
-    is_limit_from_default = default is not None and not rules.metrics and rules.max_divergence is None
-    if default is not None and is_limit_from_default:
-        limit = evaluations[_key(default)].divergence.value
-        rules = dataclasses.replace(rules, max_divergence=limit)
-
-    def judged(trial: Trial) -> Judgement:
-        is_own_limit = default is not None and trial.number == default.number and is_limit_from_default
-        return "confirmed" if is_own_limit else judge(evaluations[_key(trial)], rules)
-
-    winner = next((trial for trial in ordered if judged(trial) != "refuted"), ordered[0])
+    if default is not None and not rules.metrics and rules.max_divergence is None:
+        judgements = {_key(trial): _beside(evaluations[_key(trial)], evaluations[_key(default)]) for trial in ordered}
+        rules = dataclasses.replace(rules, max_divergence=evaluations[_key(default)].divergence.value)
+    else:
+        judgements = {_key(trial): judge(evaluations[_key(trial)], rules) for trial in ordered}
+    winner = next((trial for trial in ordered if judgements[_key(trial)] != "refuted"), ordered[0])
     table = tuple(
         Row(
             name=name,
@@ -148,17 +144,17 @@ def decide(
             trial=None if trial is None else trial.number,
             evaluation=evaluations[key],
             latency=latencies[key],
-            judgement=judged(trial) if trial in ordered else None,
+            judgement=None if trial is None else judgements.get(key),
         )
         for name, key, trial in _lines(default, winner, ordered)
     )
     sentences, is_worth_it = words(table, rules)
-    if judged(winner) != "refuted":
+    if judgements[_key(winner)] != "refuted":
         sentences = (*sentences, *_refuted_before(winner, ordered))
     return Verdict(
         rows=table,
         winner=winner.number,
-        judgement=judged(winner),
+        judgement=judgements[_key(winner)],
         is_worth_it=is_worth_it,
         sentences=sentences,
         sharing_fault=comparison.sharing_fault,
@@ -217,6 +213,18 @@ def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
     return "confirmed" if found else "no limit"
 
 
+def _beside(evaluation: Evaluation, default: Evaluation) -> Judgement:
+    """Return what the holdout says of a limit that NNCF's default sets: by the difference, item by item where that is known."""
+    if evaluation is default:
+        return "confirmed"
+    less = _less_divergence(evaluation, default)
+    if less is None:
+        return _side(evaluation.divergence, default.divergence.value)
+    if less.low >= 0:
+        return "confirmed"
+    return "refuted" if less.high < 0 else "inconclusive"
+
+
 def _side(interval: Interval, limit: float) -> Judgement:
     if interval.high <= limit:
         return "confirmed"
@@ -263,7 +271,7 @@ def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:
         said.append(f"The {baseline.description} breaks the limits itself, so the rival is the {rival.description}.")
     speedup = relative_speedup(winner.latency, rival.latency)
     said.append(_on_speed(winner, rival, speedup))
-    said.extend(_on_limits(winner, rules))
+    said.extend(_on_limits(winner, default, rules))
     if default is not None and default.trial == winner.trial:
         said.append("It is NNCF's default: the search found nothing that is better by these rules.")
     elif default is not None:
@@ -291,7 +299,7 @@ def _on_speed(winner: Row, rival: Row, speedup: Interval) -> str:
     return f"Trial {winner.trial} cannot be told from the {rival.description} by speed: {measured}. {why}"
 
 
-def _on_limits(winner: Row, rules: Rules) -> list[str]:
+def _on_limits(winner: Row, default: Row | None, rules: Rules) -> list[str]:
     evaluation = winner.evaluation
     said = []
     for index, result in enumerate(evaluation.metrics):
@@ -305,9 +313,11 @@ def _on_limits(winner: Row, rules: Rules) -> list[str]:
     if rules.max_divergence is not None:
         divergence = evaluation.divergence
         how = winner.judgement if not evaluation.metrics else _side(divergence, rules.max_divergence)
+        is_defaults = default is not None and default.evaluation.divergence.value == rules.max_divergence
+        whose = ", that of NNCF's default on the same items" if is_defaults else ""
         said.append(
             f"Divergence is {divergence.value:.3g} [{divergence.low:.3g}, {divergence.high:.3g}] on {evaluation.n_items} "
-            f"holdout items; limit {rules.max_divergence:.3g}: {how}."
+            f"holdout items; limit {rules.max_divergence:.3g}{whose}: {how}."
         )
     return said
 

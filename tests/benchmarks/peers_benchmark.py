@@ -7,13 +7,14 @@ The peers, each on the job's calibration and validation items, stopped after the
 - NNCF default: `nncf.quantize` with model and data;
 - NNCF transformer: the same with the model type that it has for transformers;
 - accuracy control: `nncf.quantize_with_accuracy_control` with the job's first metric and its limit;
-- best preset: `nncf.quantize` with each preset and model type; of those within the limit the fastest by ``benchmark_app -t 2``;
-- TPE: Optuna's TPESampler on the genes of the job's target; `nncf.quantize`, all validation items, ``benchmark_app -t 2``;
+- best preset: `nncf.quantize` with each preset and model type, all validation items, ``benchmark_app -t 2``;
+- TPE: Optuna's TPESampler on the genes of the job's target but for those of layers, measured likewise;
 - ovquant: ``ovquant search`` with the budget; its two minutes of final timing come on top.
 
-The models are then timed in turns over two minutes, those that run the same kernels once, and run on the holdout. "Dominates":
-less divergence at no more latency, both by point estimates; brackets hold 95 % intervals. ``--splits N`` repeats all with N
-divisions of the items, and tells means. Let nothing else run meanwhile.
+Of what the latter two tried, the one counts that a search would name: of those within the limit and at most 3 % slower than the
+fastest, that of least divergence. The models are then timed in turns over two minutes, those that run the same kernels once, and
+run on the holdout. "Dominates": less divergence at no more latency, both by point estimates; brackets hold 95 % intervals.
+``--splits N`` repeats all with N divisions of the items, and tells means. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from ovquant.job import Job, load_job
 from ovquant.latency import relative_speedup
 from ovquant.quantization import quantize
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
+from ovquant.selection import RESOLUTION
 from ovquant.session import open_workbench
 from ovquant.strategy import Strategy
 from ovquant.tasks import ComparisonTask, Task
@@ -104,9 +106,12 @@ class Case:
         return Tried(path, found.metrics[0].drop.value, found.divergence.value, latency_ms, precision)
 
     def best(self, tried: list[Tried]) -> Tried:
-        """Return the fastest model within the limit, or the one of least drop."""
+        """Return the model that ovquant's rule prefers, or the one of least drop where none is within the limit."""
         fitting = [one for one in tried if one.drop <= self.limit]
-        return min(fitting, key=lambda one: one.latency_ms) if fitting else min(tried, key=lambda one: one.drop)
+        if not fitting:
+            return min(tried, key=lambda one: one.drop)
+        least_ms = min(one.latency_ms for one in fitting)
+        return min((one for one in fitting if one.latency_ms <= (1 + RESOLUTION) * least_ms), key=lambda one: one.divergence)
 
 
 def default(case: Case, model_type: nncf.ModelType | None = None) -> Tried:

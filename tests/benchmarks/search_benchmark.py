@@ -1,12 +1,13 @@
 """Samplers replayed on tables of `search_table.py`: how much of the exhaustive front's hypervolume they find, and how soon.
 
-    python tests/benchmarks/search_benchmark.py TABLE.npz [TABLE.npz ...] [--seeds 50] [--max-drop 0.01] [--plot FILE.html]
+    python tests/benchmarks/search_benchmark.py TABLE.npz ... [--seeds 50] [--max-drop 0.01] [--noise 0.03] [--plot FILE.html]
 
 Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
 reference point is NNCF default's divergence and the baseline's latency, or the slowest strategy's where none is faster than that.
 All samplers get the same genes and begin with NNCF's default. A genome that was tried before is no evaluation, and 20 of them end
 a sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians over seeds of the share of the front's
-hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval.
+hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval. With ``--noise``, samplers are told latencies that
+are off by that share (one draw for each set of kernels and seed), and are judged by those of the table.
 """
 
 from __future__ import annotations
@@ -88,6 +89,12 @@ class Table:
             return self.genomes[row]
         others = np.array(list(self.objectives))
         return tuple(int(value) for value in others[int((others != np.array(genome)).sum(axis=1).argmin())])
+
+    def with_noise(self, noise: float, rng: np.random.Generator) -> Table:
+        """Return the table as measured with latencies that are off by a share, each set of kernels' by a draw of its own."""
+        ratios = sorted({ratio for _, ratio in self.objectives.values()})
+        told = {ratio: ratio * float(np.exp(noise * rng.standard_normal())) for ratio in ratios}
+        return dataclasses.replace(self, objectives={g: (value, told[ratio]) for g, (value, ratio) in self.objectives.items()})
 
     def hypervolume(self, genomes: list[Genome]) -> float:
         """Return the hypervolume of the feasible ones."""
@@ -224,10 +231,11 @@ def curve(table: Table, proposals: Iterator[Genome], n_evaluations: int, *, has_
     return shares + [shares[-1]] * (n_evaluations - len(shares))
 
 
-def replay(table: Table, name: str, seed: int, *, has_repeats: bool) -> list[float]:
+def replay(table: Table, name: str, seed: int, *, has_repeats: bool, noise: float) -> list[float]:
     """Return the curve of one sampler from one seed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return curve(table, SAMPLERS[name](table, seed), max(LOOKS), has_repeats=has_repeats)
+    told = table.with_noise(noise, np.random.default_rng([seed, 1]))
+    return curve(table, SAMPLERS[name](told, seed), max(LOOKS), has_repeats=has_repeats)
 
 
 def main() -> None:
@@ -236,6 +244,7 @@ def main() -> None:
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--noise", type=float, default=0.0, help="of latencies that samplers are told, as a share of them")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS), help="ovquant first")
     arguments = parser.parse_args()
@@ -252,7 +261,7 @@ def main() -> None:
             for has_repeats in (False, True):
                 for name in arguments.samplers:
                     label = f"{name}+repeats" if has_repeats else name
-                    run = functools.partial(replay, table, name, has_repeats=has_repeats)
+                    run = functools.partial(replay, table, name, has_repeats=has_repeats, noise=arguments.noise)
                     curves[table.name][label] = np.array(pool.map(run, range(arguments.seeds), chunksize=1))
         report(curves[table.name])
     if arguments.plot is not None:

@@ -17,22 +17,22 @@ TIMED = dataclasses.replace(evaluation(ratio=0.5), structure="a", seconds={"quan
 
 def test_an_equal_model_has_the_outcome_of_the_first_and_its_own_seconds(tmp_path: Path):
     memory = Memory(tmp_path)
-    assert KEY not in memory
-    assert memory.again(KEY, "first", {}) is None
+    assert not memory.knows(KEY, is_raced=True)
+    assert memory.again(KEY, "first", {}, is_raced=True) is None
     memory.learn(KEY, "first", TIMED)
     memory.learn(KEY, "second", evaluation(divergence=9.0))  # the first one of a model is kept
-    assert KEY in memory
-    assert memory.again(KEY, "second", {"quantize": 2.0}) == dataclasses.replace(
+    assert memory.knows(KEY, is_raced=False)
+    assert memory.again(KEY, "second", {"quantize": 2.0}, is_raced=True) == dataclasses.replace(
         TIMED, seconds={"quantize": 2.0}, same_as="first"
     )
-    assert memory.again(KEY, "first", TIMED.seconds) == TIMED
+    assert memory.again(KEY, "first", TIMED.seconds, is_raced=True) == TIMED
 
 
 def test_equal_kernels_have_one_latency():
     memory = Memory()
     memory.learn(KEY, "first", TIMED)
     memory.learn(OTHER, "other", dataclasses.replace(TIMED, latency=latency(0.6)))
-    found = memory.again(OTHER, "other", {})
+    found = memory.again(OTHER, "other", {}, is_raced=True)
     assert found is not None
     assert found.latency == TIMED.latency
 
@@ -41,7 +41,7 @@ def test_what_was_not_timed_and_what_has_no_structure_stays_so():
     memory = Memory()
     for key, outcome in ((KEY, evaluation(ratio=None)), (OTHER, evaluation(ratio=0.7))):
         memory.learn(key, "first", outcome)
-        assert memory.again(key, "first", {}) == outcome
+        assert memory.again(key, "first", {}, is_raced=True) == outcome
 
 
 def test_what_is_recalled_is_known_but_for_what_was_not_run():
@@ -50,8 +50,21 @@ def test_what_is_recalled_is_known_but_for_what_was_not_run():
     strategy = Strategy(inference_precision="f32")
     known = [dataclasses.replace(TIMED, graph_digest="graph"), dataclasses.replace(TIMED, graph_digest="another", raced=screened)]
     memory.recall([(strategy, outcome) for outcome in known])
-    assert KEY in memory
-    assert OTHER not in memory
+    assert memory.knows(KEY, is_raced=False)
+    assert not memory.knows(OTHER, is_raced=True)
     assert memory.latencies == {"a": TIMED.latency}
-    found = memory.again(KEY, strategy.digest, known[0].seconds)
+    found = memory.again(KEY, strategy.digest, known[0].seconds, is_raced=True)
     assert found == known[0]
+
+
+def test_what_a_race_stopped_is_no_answer_for_what_must_be_run_on_all_items():
+    memory = Memory()
+    stopped = dataclasses.replace(TIMED, raced=Raced(reason="limit", name="accuracy", bound=0.2, limit=0.1, n_items=100))
+    memory.learn(KEY, "first", stopped)
+    assert memory.knows(KEY, is_raced=True)
+    assert memory.again(KEY, "first", TIMED.seconds, is_raced=True) == stopped
+    assert not memory.knows(KEY, is_raced=False)
+    assert memory.again(KEY, "default", {}, is_raced=False) is None
+    memory.learn(KEY, "default", TIMED)
+    assert memory.again(KEY, "default", TIMED.seconds, is_raced=False) == TIMED
+    assert memory.again(KEY, "default", TIMED.seconds, is_raced=True) == TIMED

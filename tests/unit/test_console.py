@@ -37,6 +37,18 @@ def test_caption_names_the_rows_whose_speed_was_not_steady_and_why():
     assert told.count("Unstable") == 1
 
 
+def test_caption_names_the_models_that_run_the_same_kernels():
+    rows = [row("baseline", latency(1.0)), row("NNCF default", latency(0.5), 1), row("winner", latency(0.5), 3)]
+    told = caption([*rows, row("finalist", latency(0.6), 4)], "CPU", [])
+    assert "NNCF default (trial 1), winner (trial 3) run the same kernels, timed once." in told
+    assert told.count("the same kernels") == 1
+
+
+def test_caption_does_not_tell_a_model_that_has_two_rows_to_run_the_kernels_of_itself():
+    rows = [row("baseline", latency(1.0)), row("NNCF default", latency(0.5), 1), row("winner", latency(0.5), 1)]
+    assert "the same kernels" not in caption(rows, "CPU", [])
+
+
 HOSTILE = "conv\x1b[31m\x07[bold]\u202e\x9b\r0"
 
 

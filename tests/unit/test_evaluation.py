@@ -555,6 +555,19 @@ def test_accurate_bias_correction_is_run_where_the_fast_one_is_not(long_bench, m
     assert runtime.graph_digest(runtime.read_model(path)) == outcome.graph_digest
 
 
+def test_what_is_not_raced_is_run_on_all_items_though_its_accurate_twin_was_screened_beside_it(long_bench):
+    default = dataclasses.replace(HOPELESS, subset_size=11)
+    accurate = dataclasses.replace(default, fast_bias_correction=False)
+    race = Race(rules=rules(0.5, max_divergence=1e-6))
+    told = {}
+    tasks = [task(long_bench.spec, default, is_timed=True), task(long_bench.spec, accurate, is_timed=True, race=race)]
+    whole, screened = long_bench.evaluate_all(tasks, told.__setitem__)
+    assert screened.raced.reason == "screened"
+    assert whole.raced is None
+    assert whole.n_items == len(long_bench.samples.items("validation"))
+    assert told == {0: whole, 1: screened}
+
+
 def test_one_failing_candidate_leaves_the_others_alone(long_bench):
     good, bad = Strategy(subset_size=9), dataclasses.replace(NOTHING, subset_size=9)
     outcomes = long_bench.evaluate_all([task(long_bench.spec, s, is_timed=True) for s in (bad, good, EVERYTHING)])

@@ -151,13 +151,26 @@ def test_finalists_are_the_closest_ones_by_how_much_slower_they_may_have_been_ti
         trial(6, ratio=0.590, divergence=0.20),
         trial(7, ratio=0.900, divergence=0.10),
     ]
-    assert numbers(finalists(trials, PARETO)) == [2, 1, 4, 6, 7]
+    assert numbers(finalists(trials, PARETO)) == [2, 3, 1, 4, 6, 7]
+
+
+def test_each_reason_to_be_a_finalist_has_a_place() -> None:
+    trials = [
+        trial(1, ratio=0.500, divergence=0.50),  # the fastest
+        trial(2, ratio=0.510, divergence=0.40),  # preferred: hardly slower
+        trial(3, ratio=0.520, divergence=0.35),  # within 5 %
+        trial(4, ratio=0.540, divergence=0.30),  # within 10 %
+        trial(5, ratio=0.590, divergence=0.20),  # within 20 %
+        trial(6, ratio=0.900, divergence=0.10),  # of least divergence
+        trial(7, ratio=0.501, divergence=0.45),
+    ]
+    assert numbers(finalists(trials, PARETO)) == [2, 1, 3, 4, 5, 6]
 
 
 def test_the_default_is_a_finalist_beside_the_others() -> None:
     trials = [trial(number, ratio=0.5 + number / 20, role="default" if number == 9 else "candidate") for number in range(10)]
-    assert numbers(finalists(trials, PARETO)) == [0, 1, 2, 3, 4, 9]
-    assert numbers(finalists([*trials[:9], trial(9, role="default", violation=1.0)], PARETO)) == [0, 1, 2, 3, 4]
+    assert numbers(finalists(trials, PARETO)) == [0, 1, 2, 3, 4, 5, 9]
+    assert numbers(finalists([*trials[:9], trial(9, role="default", violation=1.0)], PARETO)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_finalists_are_feasible_and_in_order() -> None:
@@ -173,7 +186,7 @@ def test_finalists_are_feasible_and_in_order() -> None:
         trial(8, ratio=0.9),
         trial(9, ratio=0.99, divergence=0.001),
     ]
-    assert numbers(finalists(trials, PARETO)) == [5, 1, 6, 4, 9]
+    assert numbers(finalists(trials, PARETO)) == [5, 1, 6, 4, 7, 9]
 
 
 def test_the_same_graph_at_two_precisions_is_two_finalists() -> None:

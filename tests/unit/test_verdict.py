@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes.records import evaluation, interval, latency, metric, trial
 
@@ -148,8 +149,22 @@ def test_without_metrics_nncf_defaults_divergence_on_the_holdout_is_the_limit():
     default = trial(1, strategy=strategy(1), role="default")
     bench = dataclasses.replace(BENCH, metrics=())
     verdict = decide(bench, Holdout({}, {1: 0.5, 2: 0.5}), rules(()), [finalist(2)], default, "bf16")
-    assert any("limit 0.01" in sentence for sentence in verdict.sentences)
+    assert any("limit 0.01, that of NNCF's default on the same items: confirmed" in sentence for sentence in verdict.sentences)
     assert verdict.judgement == "confirmed"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [((-0.01,) * 40, "confirmed"), ((0.01,) * 40, "refuted"), ((-0.01, 0.01) * 20, "inconclusive"), ((0.0,) * 40, "confirmed")],
+    ids=["less on each item", "more on each item", "less on some", "the same"],
+)
+def test_a_limit_that_nncf_default_sets_is_judged_item_by_item(more: tuple[float, ...], expected: str):
+    theirs = tuple(np.linspace(0.01, 1.0, 40).tolist())  # the interval of their mean is wide
+    executor = Holdout({}, {1: 0.5, 2: 0.5})
+    executor.divergences = {1: theirs, 2: tuple(np.add(theirs, more).tolist())}
+    default = trial(1, strategy=strategy(1), role="default")
+    verdict = decide(dataclasses.replace(BENCH, metrics=()), executor, rules(()), [finalist(2)], default, "bf16")
+    assert verdict.judgement == expected
 
 
 @pytest.mark.parametrize(
