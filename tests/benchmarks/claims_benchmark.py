@@ -73,7 +73,7 @@ def exactly(value: float) -> Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """The end of one search: the winner's true drop, its intervals on validation and holdout items; a fixed candidate's interval."""
+    """The end of one search: the winner's true drop, its intervals, and that of a fixed candidate on the holdout items."""
 
     truth: float
     validation: Interval
