@@ -141,6 +141,16 @@ def test_a_target_that_is_met_ends_a_search_at_once_whatever_was_evaluated_with_
     assert numbers[0] == numbers[1]
 
 
+def test_a_target_that_is_met_when_the_budget_had_run_out_ends_the_search_as_met(tmp_path: Path):
+    case = Case(tmp_path / "until", budget_s=100, stop_at=StopAt(min_speedup=1.2))
+    case.run()
+    n_trials = len(case.study.trials())
+    assert n_trials < 5  # within the first four that are evaluated together
+    short = Case(tmp_path / "short", budget_s=0.1, stop_at=StopAt(min_speedup=1.2))
+    assert short.run(n_together=4) == "stop_at met"
+    assert len(short.study.trials()) == n_trials
+
+
 def test_nncf_default_is_tried_however_short_the_budget(tmp_path: Path):
     case = Case(tmp_path, budget_s=0.1)
     assert case.run() == "budget used up"

@@ -8,7 +8,7 @@ from ovquant.sampler import GeneticSampler
 
 
 def test_operators_know_the_order_of_amounts() -> None:
-    space = space_of({"subset_size": [10, 100, 30], "layers": {"top": 3}}, layers=LAYERS)
+    space = space_of({"smooth_quant_alphas": {"matmul": [0.9, 0.1, -1, 0.5]}, "layers": {"top": 3}}, layers=LAYERS)
     sampler = GeneticSampler(space=space, seeds=[], neighbours=[], seed=0, population_size=4, minimized=tuple)
     breeding = sampler._breeding([])
-    assert breeding.orders == ((0, 1, 2), (None, None), (None, None), (None, None))
+    assert breeding.orders == ((2, 0, None, 1), (None, None), (None, None), (None, None))
