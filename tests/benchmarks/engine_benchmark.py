@@ -21,7 +21,6 @@ import multiprocessing
 import pstats
 import re
 import resource
-import subprocess
 import tempfile
 import threading
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark_app_agreement import benchmark_app as median_ms
 
 from ovquant import quantization, runtime, selection
 from ovquant.candidate import Memory
@@ -113,14 +113,12 @@ class Naive:
 
 
 def benchmark_app(path: Path, precision: str, sample: Sample, seconds: int = 5) -> float:
-    """Return the median latency that benchmark_app prints, in ms."""
-    command = ["benchmark_app", "-m", str(path), "-hint", "latency", "-t", str(seconds), "-infer_precision", precision]
+    """Return the median latency in ms that benchmark_app prints of a model of any shape."""
+    extra = ["-infer_precision", precision]
     if any(None in (info.shape or (None,)) for info in runtime.input_infos(runtime.read_model(path))):
         shapes = (f"{name}[{','.join(map(str, array.shape))}]" for name, array in sample.items())
-        command += ["-data_shape", ",".join(shapes)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Median:\s+([\d.]+)\s+ms", text)
-    return float(found[1]) if found else float("nan")
+        extra += ["-data_shape", ",".join(shapes)]
+    return median_ms(path, seconds, extra)
 
 
 class Engine:
