@@ -67,11 +67,6 @@ class Candidate:
         """What outcomes of equal models have in common."""
         return known_as(self.graph_digest, self.task)
 
-    @property
-    def is_raced(self) -> bool:
-        """True if it may be stopped early."""
-        return self.task.race is not None
-
 
 def known_as(graph_digest: str, task: Task) -> tuple[Any, ...]:
     """Return what outcomes of equal models have in common."""

@@ -230,7 +230,7 @@ class ClusterExecutor:
             if not run.notes or isinstance(outcome, Failure) or is_screened:
                 return outcome
             last = run.notes[-1]
-            return self._memory.again(last.key, last.digest, outcome.seconds, is_raced=task.race is not None) or outcome
+            return self._memory.again(last.key, last.digest, outcome.seconds, is_raced=task.is_raced) or outcome
 
     # The steps of a candidate
 
@@ -262,7 +262,7 @@ class ClusterExecutor:
         if not isinstance(made, Model):
             return made
         key, seconds = known_as(made.graph_digest, task), dict(made.seconds)
-        recall = functools.partial(self._memory.again, key, strategy.digest, seconds, is_raced=task.race is not None)
+        recall = functools.partial(self._memory.again, key, strategy.digest, seconds, is_raced=task.is_raced)
         outcome = yield from self._equal_one(key, recall, seconds, run)
         equal = self._equal.setdefault(key, {})
         equal[run.place] = None

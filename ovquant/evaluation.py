@@ -264,10 +264,10 @@ class Workbench:
                     models.append(self.ready(path, runtime.read_model(path), subject.inference_precision))
             with stages.stage("verdict"):
                 keys = [self.meter.structure(model) for model in models]
-                first = dict(zip(keys[::-1], models[::-1], strict=True))
-                timed = dict.fromkeys(keys)
-                measured = self._time([first[key] for key in timed], self.spec.target.measurement.verdict)
-                latencies = dict(zip(timed, measured, strict=True))
+                first: dict[str, Ready] = {}
+                for key, model in zip(keys, models, strict=True):
+                    first.setdefault(key, model)
+                latencies = dict(zip(first, self._time([*first.values()], self.spec.target.measurement.verdict), strict=True))
                 return Comparison(latencies=tuple(latencies[key] for key in keys), sharing_fault=self.sharing_fault)
         except DeviceError:
             raise
@@ -315,7 +315,7 @@ class Workbench:
         """Build and compile a task's model; it has a structure unless an equal one was evaluated before."""
         candidate = self._made(task)
         stages = candidate.stages
-        is_known = isinstance(task.subject, Strategy) and self._memory.knows(candidate.known_as, is_raced=candidate.is_raced)
+        is_known = isinstance(task.subject, Strategy) and self._memory.knows(candidate.known_as, is_raced=task.is_raced)
         if candidate.failure is not None or is_known:
             return candidate
         with self._faults(candidate):
@@ -370,9 +370,9 @@ class Workbench:
         """Validate a candidate, or take over what is known of an equal model."""
         if candidate.failure is not None:
             return candidate.failure
-        subject = candidate.task.subject
+        subject, is_raced = candidate.task.subject, candidate.task.is_raced
         if isinstance(subject, Strategy):
-            again = self._memory.again(candidate.known_as, subject.digest, candidate.stages.seconds, is_raced=candidate.is_raced)
+            again = self._memory.again(candidate.known_as, subject.digest, candidate.stages.seconds, is_raced=is_raced)
             if again is not None:
                 return again
         outcome: Evaluation | None = None

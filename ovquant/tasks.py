@@ -168,6 +168,11 @@ class Task:
     race: Race | None = None
     timed: Timed | None = None
 
+    @property
+    def is_raced(self) -> bool:
+        """True if it may be stopped early."""
+        return self.race is not None
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonTask:
@@ -187,7 +192,7 @@ def needs_screening(task: Task) -> bool:
 
     It takes ten times as long as the fast one, and changes nothing but biases: the fast one has the same kernels.
     """
-    return task.race is not None and task.timed is None and screening(task.subject) != task.subject
+    return task.is_raced and task.timed is None and screening(task.subject) != task.subject
 
 
 def if_hopeless(screened: Outcome) -> Evaluation | None:
