@@ -76,7 +76,7 @@ def search(
     budget: Budget = None,
     max_trials: Annotated[int | None, typer.Option(help="Strategies to try at most. [default: 40 without a budget]")] = None,
     population: Annotated[
-        int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials, at most 6]")
+        int | None, typer.Option(help="Strategies per generation. [default: a fifth of the trials, at most 3, on a cluster 6]")
     ] = None,
     memory_limit: MemoryLimit = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every choice. [default: 0]")] = None,

@@ -13,8 +13,9 @@ The peers, each on the job's calibration and validation items, stopped after the
 
 Of what the latter two tried, the one counts that a search would name: of those within the limit and at most 3 % slower than the
 fastest, that of least divergence. The models are then timed in turns over two minutes, those that run the same kernels once, and
-run on the holdout. "Dominates": less divergence at no more latency, both by point estimates; brackets hold 95 % intervals.
-``--splits N`` repeats all with N divisions of the items, and tells means. Let nothing else run meanwhile.
+run on the holdout. "Dominates": less divergence at no more latency, both by point estimates; brackets hold 95 % intervals. As
+models whose speeds cannot be told apart are in one order by chance, ovquant's is also compared with each peer's item by item and
+burst by burst. ``--splits N`` repeats all with N divisions of the items, and tells means. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from ovquant.choices import build_space
 from ovquant.evaluation import Workbench
 from ovquant.job import Job, load_job
 from ovquant.latency import relative_speedup
+from ovquant.metrics import intervals
 from ovquant.quantization import quantize
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
 from ovquant.selection import RESOLUTION
@@ -203,16 +205,19 @@ PEERS: dict[str, Callable[[Case], Tried]] = {
 
 
 def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float]) -> list[dict[str, Any]]:
-    """Return the figures of all models, measured together."""
+    """Return the figures of all models, measured together; the last one is ovquant's, which each is compared with."""
     spec = bench.spec
     subjects = [FloatModel(inference_precision=bench.own_precision)]
     subjects += [ModelFile(path=str(tried.path), inference_precision=tried.precision) for tried in models.values()]
     comparison = bench.compare(ComparisonTask(bench=spec, subjects=tuple(subjects)))
     assert not isinstance(comparison, Failure), comparison
     tasks = [Task(bench=spec, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects]
+    outcomes = bench.evaluate_all(tasks)
     rows = []
-    for name, outcome, latency in zip(["float", *models], bench.evaluate_all(tasks), comparison.latencies, strict=True):
+    for name, outcome, latency in zip(["float", *models], outcomes, comparison.latencies, strict=True):
         assert isinstance(outcome, Evaluation), outcome
+        mine = outcomes[-1]
+        assert isinstance(mine, Evaluation) and outcome.divergences is not None and mine.divergences is not None
         speedup = relative_speedup(latency, comparison.latencies[0])
         rows.append(
             {
@@ -221,6 +226,8 @@ def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float
                 "drop": dataclasses.asdict(outcome.metrics[0].drop),
                 "divergence": dataclasses.asdict(outcome.divergence),
                 "speedup": dataclasses.asdict(speedup),
+                "less_divergence": dataclasses.asdict(intervals.mean(np.subtract(outcome.divergences, mine.divergences))),
+                "relative_speed": dataclasses.asdict(relative_speedup(comparison.latencies[-1], latency)),
                 "used_s": used_s.get(name, 0.0),
             }
         )
@@ -245,7 +252,13 @@ def told(rows: list[dict[str, Any]]) -> None:
         words = [f"{a['name']} dominates {b['name']}" for a, b in pairs if dominates(a, b)] or [
             f"{row['name']}: neither dominates"
         ]
-        print(*words)
+        less, speed = row["less_divergence"], row["relative_speed"]
+        print(
+            *words,
+            f"; ovquant's diverges by {less['value']:.2g} [{less['low']:.2g}, {less['high']:.2g}] less, "
+            f"at {speed['value']:.3f}x [{speed['low']:.3f}, {speed['high']:.3f}] its speed",
+            sep="",
+        )
 
 
 def dominates(first: dict[str, Any], second: dict[str, Any]) -> bool:

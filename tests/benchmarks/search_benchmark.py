@@ -31,7 +31,7 @@ from ovquant.sampler import CODE, VIOLATION, GeneticSampler
 from ovquant.space import Genome
 
 LOOKS = (20, 40, 60)
-POPULATION = 6  # as a search of 60 trials has
+POPULATION = 3  # as a search of 60 trials has
 N_RESAMPLES = 2000
 MOST_REPEATS = 20  # one after the other; a sampler that proposes nothing else has come to its end
 
