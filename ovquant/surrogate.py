@@ -15,7 +15,6 @@ from ovquant.space import Genome
 _BOUND = 0.75  # quantile; of 0.75, 0.9, 1 and multiples of the first value the best on a table of 1,024 strategies
 _TIE_BREAK = 1e-9  # of the value itself, where nothing is thought to be better than the best
 _PAIR_SCALE = 0.5  # features of pairs of genes are held to be smaller than those of single ones
-_N_DRAWS = 16  # of 1, 4, 16 and 64 the best on a table of 768 strategies, and better than 1 on another one
 _MAX_PAIRED = 32  # with more features of single genes, pairs would be too many to be learnt or computed
 
 
@@ -28,9 +27,9 @@ class _Posterior:
     intercept: float
     back: np.ufunc
 
-    def draw(self, wanted: Array, rng: np.random.Generator) -> Array:
-        """Return the quantity for N rows of features under some models drawn from all, shape [D, N]."""
-        weights = self.mean + rng.standard_normal((_N_DRAWS, len(self.mean))) @ self.factor.T
+    def draw(self, wanted: Array, rng: np.random.Generator, n_draws: int) -> Array:
+        """Return the quantity for N rows of features under D models drawn from all, shape [D, N]."""
+        weights = self.mean + rng.standard_normal((n_draws, len(self.mean))) @ self.factor.T
         return np.asarray(self.back(weights @ wanted.T + self.intercept), dtype=np.float64)
 
 
@@ -52,20 +51,21 @@ class Surrogate:
     found: Array
     worst: Array
 
-    def most_promising(self, candidates: Sequence[Genome], rng: np.random.Generator) -> int:
+    def most_promising(self, candidates: Sequence[Genome], rng: np.random.Generator, n_draws: int) -> int:
         """Return the position of the candidate that adds most to what was found, on average over models drawn by chance.
 
-        That is the expected improvement of the hypervolume (Emmerich et al. 2006), from few draws: genes of which little is
-        known still get their turn. A candidate adds what it dominates beyond the feasible ones tried, up to the third quartile
-        of all values tried.
+        With one draw that is Thompson sampling, which gives genes of which little is known their turn; the more draws, the more it
+        is the expected improvement of the hypervolume (Emmerich et al. 2006). A candidate adds what it dominates beyond the
+        feasible ones tried, up to the third quartile of all values tried.
 
         Args:
             candidates: at least one.
             rng: source of chance.
+            n_draws: at least one.
         """
         wanted = features(candidates, self.sizes)
-        drawn = np.stack([posterior.draw(wanted, rng) for posterior in self.objectives], axis=2)
-        excess = np.zeros(drawn.shape[:2]) if self.violation is None else self.violation.draw(wanted, rng)
+        drawn = np.stack([posterior.draw(wanted, rng, n_draws) for posterior in self.objectives], axis=2)
+        excess = np.zeros(drawn.shape[:2]) if self.violation is None else self.violation.draw(wanted, rng, n_draws)
         if not len(self.found):
             return int(np.argmin(excess.mean(axis=0)))
         gains = np.stack([_gains(points, self.found, self.worst) for points in drawn])
