@@ -37,7 +37,7 @@ class _Brood:
         generation: its number.
         parents: trial numbers of the mating pool.
         genomes, ranks: of the mating pool.
-        children: bred from it.
+        children: bred from it, and the neighbours of the seeds.
         surrogate: what earlier generations tell.
         n_draws: from it for each place.
     """
@@ -80,7 +80,7 @@ class GeneticSampler(BaseGASampler):
         Args:
             space: where genomes come from.
             seeds: proposed first, in the first generation as far as it has room.
-            neighbours: near them, tried next.
+            neighbours: near them, tried next as far as the first generation has room, later ones of the children to choose from.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
             minimized: turns objective values into ones where less is better.
@@ -154,14 +154,15 @@ class GeneticSampler(BaseGASampler):
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
             genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
             rng = np.random.default_rng([self._seed, generation])
-            size = self.population_size or 1
+            size, breeding = self.population_size or 1, self._breeding(earlier)
+            near = [Child(genome=genome) for genome in dict.fromkeys(map(self._canonical, self._neighbours))]
             measured = [t for t in earlier if CODE in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],
                 genomes=genomes,
                 ranks=ranks,
-                children=litter(genomes, ranks, self._breeding(earlier), rng, _N_CHILDREN * size),
+                children=[*near, *litter(genomes, ranks, breeding, rng, _N_CHILDREN * size)],
                 surrogate=learn([self._genome_of(t) for t in measured], *self._measured(measured), self._space.sizes),
                 n_draws=max(1, _N_DRAWS // size),
             )

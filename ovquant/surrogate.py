@@ -54,8 +54,8 @@ class Surrogate:
     def most_promising(self, candidates: Sequence[Genome], rng: np.random.Generator, n_draws: int) -> int:
         """Return the position of the candidate that adds most to what was found, on average over models drawn by chance.
 
-        With one draw that is Thompson sampling, which gives genes of which little is known their turn; the more draws, the more it
-        is the expected improvement of the hypervolume (Emmerich et al. 2006). A candidate adds what it dominates beyond the
+        With one draw that is Thompson sampling, which gives genes of which little is known their turn; the more draws, the more
+        it is the expected improvement of the hypervolume (Emmerich et al. 2006). A candidate adds what it dominates beyond the
         feasible ones tried, up to the third quartile of all values tried.
 
         Args:
