@@ -26,7 +26,7 @@ _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with e
 # Of the surrogate for each generation, spread over its places: a few members are best chosen by an average (on two tables of 768
 # strategies 16 draws were better than 1), while many of them explore the more if each follows a draw of its own.
 _N_DRAWS = 48
-_N_CHILDREN = 32  # bred for each place in a generation; the most promising of all of them are evaluated
+_N_CHILDREN = 32  # bred for each place in a generation; the most promising of them, or neighbours of seeds, are evaluated
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +155,16 @@ class GeneticSampler(BaseGASampler):
             genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
             rng = np.random.default_rng([self._seed, generation])
             size, breeding = self.population_size or 1, self._breeding(earlier)
-            near = [Child(genome=genome) for genome in dict.fromkeys(map(self._canonical, self._neighbours))]
             measured = [t for t in earlier if CODE in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
+            children = litter(genomes, ranks, breeding, rng, _N_CHILDREN * size)
+            known = breeding.known | {child.genome for child in children}
+            near = dict.fromkeys(self._canonical(genome) for genome in self._neighbours)
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],
                 genomes=genomes,
                 ranks=ranks,
-                children=[*near, *litter(genomes, ranks, breeding, rng, _N_CHILDREN * size)],
+                children=[*children, *(Child(genome=genome) for genome in near if genome not in known)],
                 surrogate=learn([self._genome_of(t) for t in measured], *self._measured(measured), self._space.sizes),
                 n_draws=max(1, _N_DRAWS // size),
             )

@@ -56,7 +56,8 @@ class Surrogate:
 
         With one draw that is Thompson sampling, which gives genes of which little is known their turn; the more draws, the more
         it is the expected improvement of the hypervolume (Emmerich et al. 2006). A candidate adds what it dominates beyond the
-        feasible ones tried, up to the third quartile of all values tried.
+        feasible ones tried, up to the third quartile of all values tried. Where none was feasible, the one counts that violates
+        least in the first draw.
 
         Args:
             candidates: at least one.
@@ -66,8 +67,8 @@ class Surrogate:
         wanted = features(candidates, self.sizes)
         drawn = np.stack([posterior.draw(wanted, rng, n_draws) for posterior in self.objectives], axis=2)
         excess = np.zeros(drawn.shape[:2]) if self.violation is None else self.violation.draw(wanted, rng, n_draws)
-        if not len(self.found):
-            return int(np.argmin(excess.mean(axis=0)))
+        if not len(self.found):  # nothing is known to be feasible: a single draw looks further
+            return int(np.argmin(excess[0]))
         gains = np.stack([_gains(points, self.found, self.worst) for points in drawn])
         # A candidate that is thought to be infeasible counts for less, the further it is thought to be.
         worth = gains * np.exp(-4.0 * np.clip(excess - 0.25, 0.0, None))

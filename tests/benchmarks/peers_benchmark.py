@@ -275,6 +275,8 @@ def compared(path: Path, budget_s: float, names: list[str], seed: int | None) ->
             used_s[name] = time.perf_counter() - start
             print(f"{name}: {used_s[name]:.0f} s", flush=True)
         print(f"{path.name}: {case.job.model}, seed {case.job.seed}, limit {case.limit:.4f}")
+        if "ovquant" not in models:
+            raise SystemExit("there is no model of ovquant's to compare with")
         rows = measured(case.bench, models, used_s)
         told(rows)
         case.bench.close()
@@ -285,7 +287,7 @@ def told_means(splits: list[list[dict[str, Any]]]) -> None:
     """Print means over splits."""
     for name in dict.fromkeys(row["name"] for rows in splits for row in rows):
         mine = [row for rows in splits for row in rows if row["name"] == name]
-        means = {key: np.mean([row[key]["value"] for row in mine]) for key in ("drop", "divergence", "speedup")}
+        means = {key: np.mean([row[key]["value"] for row in mine]) for key in ("drop", "divergence", "speedup", "relative_speed")}
         print(f"{name:20s}mean of {len(mine)}: " + ", ".join(f"{key} {value:.4g}" for key, value in means.items()))
 
 

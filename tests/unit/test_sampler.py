@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import optuna
+import pytest
 from fakes.spaces import LAYERS, space_of
 
-from ovquant.sampler import CODE, VIOLATION, GeneticSampler
+from ovquant.sampler import CODE, VIOLATION, GeneticSampler, _Brood
+from ovquant.space import Genome
+
+SPACE = space_of(
+    {
+        "subset_size": [30, 100, 300],
+        "preset": ["performance", "mixed"],
+        "disable_bias_correction": [False, True],
+        "layers": {"top": 8},
+    },
+    layers=LAYERS,
+)
 
 
 def test_operators_know_the_order_of_amounts() -> None:
@@ -15,19 +27,30 @@ def test_operators_know_the_order_of_amounts() -> None:
     assert breeding.orders == ((2, 0, None, 1), (None, None), (None, None), (None, None))
 
 
+@pytest.mark.parametrize(("size", "n_draws"), [(2, 24), (3, 16), (6, 8), (48, 1)])
+def test_draws_are_spread_over_a_generation(size: int, n_draws: int) -> None:
+    assert begun(size, []).n_draws == n_draws
+
+
 def test_neighbours_that_the_first_generation_had_no_room_for_are_among_the_later_candidates() -> None:
-    space = space_of({"subset_size": [30, 100, 300], "layers": {"top": 3}}, layers=LAYERS)
-    every = [genome for genome in space.genomes() if any(genome)]
-    sampler = GeneticSampler(
-        space=space, seeds=[(0,) * len(space.sizes)], neighbours=every, seed=0, population_size=2, minimized=tuple
-    )
+    every = [genome for genome in SPACE.genomes() if any(genome)]
+    bred, with_neighbours = begun(2, []).children, begun(2, every).children
+    genomes = [child.genome for child in with_neighbours]
+    assert len(genomes) == len(set(genomes)) > len(bred)
+    assert all(child.parents for child in with_neighbours[: len(bred)])
+
+
+def begun(size: int, neighbours: list[Genome]) -> _Brood:
+    """Return what the second generation is chosen from."""
+    seeds = [(0,) * len(SPACE.sizes)]
+    sampler = GeneticSampler(space=SPACE, seeds=seeds, neighbours=neighbours, seed=0, population_size=size, minimized=tuple)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    for number in range(3):
+    for number in range(size + 1):
         trial = study.ask()
-        for gene in space.genes:
+        for gene in SPACE.genes:
             trial.suggest_categorical(gene.name, gene.labels)
-        trial.set_user_attr(CODE, space.code_from_genome(sampler.last_child.genome))
+        trial.set_user_attr(CODE, SPACE.code_from_genome(sampler.last_child.genome))
         trial.set_user_attr(VIOLATION, 0.0)
         study.tell(trial, (float(number), 1.0))
     assert sampler._brood is not None
-    assert {child.genome for child in sampler._brood.children} >= set(every)
+    return sampler._brood
