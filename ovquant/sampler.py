@@ -154,17 +154,18 @@ class GeneticSampler(BaseGASampler):
             pool = sorted(self.get_parent_population(study, generation), key=lambda t: t.number)
             genomes, ranks = [self._genome_of(t) for t in pool], self._sort_keys(pool)
             rng = np.random.default_rng([self._seed, generation])
-            size, breeding = self.population_size or 1, self._breeding(earlier)
+            size = self.population_size or 1
             measured = [t for t in earlier if CODE in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
-            children = litter(genomes, ranks, breeding, rng, _N_CHILDREN * size)
-            known = breeding.known | {child.genome for child in children}
-            near = dict.fromkeys(self._canonical(genome) for genome in self._neighbours)
+            bred = litter(genomes, ranks, self._breeding(earlier), rng, _N_CHILDREN * size)
+            children = {child.genome: child for child in bred}
+            for genome in map(self._canonical, self._neighbours):
+                children.setdefault(genome, Child(genome=genome))
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],
                 genomes=genomes,
                 ranks=ranks,
-                children=[*children, *(Child(genome=genome) for genome in near if genome not in known)],
+                children=list(children.values()),
                 surrogate=learn([self._genome_of(t) for t in measured], *self._measured(measured), self._space.sizes),
                 n_draws=max(1, _N_DRAWS // size),
             )

@@ -217,7 +217,7 @@ def _beside(evaluation: Evaluation, default: Evaluation) -> Judgement:
     """Return what the holdout says of a limit that NNCF's default sets: by the difference, item by item where that is known."""
     if evaluation is default:
         return "confirmed"
-    less = _less_divergence(evaluation, default)
+    less = less_divergence(evaluation, default)
     if less is None:
         return _side(evaluation.divergence, default.divergence.value)
     if less.low >= 0:
@@ -326,7 +326,7 @@ def _against_default(winner: Row, default: Row, rival: Row, rules: Rules) -> lis
     """Return how the winner compares with NNCF's default and, where no difference is beyond chance, which one is simpler."""
     ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
     speedup = relative_speedup(winner.latency, default.latency)
-    less = _less_divergence(winner.evaluation, default.evaluation)
+    less = less_divergence(winner.evaluation, default.evaluation)
     drops = [drop for pair in zip(winner.evaluation.metrics, default.evaluation.metrics, strict=True) if (drop := _paired(*pair))]
     paired = "" if less is None else f" (less by {less.value:.3g} [{less.low:.3g}, {less.high:.3g}], item by item)"
     speed = f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] its speed"
@@ -369,8 +369,8 @@ def _paired(mine: MetricResult, theirs: MetricResult) -> tuple[Interval, str] | 
     )
 
 
-def _less_divergence(winner: Evaluation, default: Evaluation) -> Interval | None:
-    """Return by how much the winner's divergence is less, None where it is not known item by item."""
-    if winner.divergences is None or default.divergences is None or len(winner.divergences) != len(default.divergences):
+def less_divergence(mine: Evaluation, theirs: Evaluation) -> Interval | None:
+    """Return by how much a model's divergence is less than another's, on the same items; None where it is not known of each."""
+    if mine.divergences is None or theirs.divergences is None or len(mine.divergences) != len(theirs.divergences):
         return None
-    return intervals.mean(np.subtract(default.divergences, winner.divergences))
+    return intervals.mean(np.subtract(theirs.divergences, mine.divergences))

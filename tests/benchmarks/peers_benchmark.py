@@ -44,13 +44,13 @@ from ovquant.choices import build_space
 from ovquant.evaluation import Workbench
 from ovquant.job import Job, load_job
 from ovquant.latency import relative_speedup
-from ovquant.metrics import intervals
 from ovquant.quantization import quantize
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
 from ovquant.selection import RESOLUTION
 from ovquant.session import open_workbench
 from ovquant.strategy import Strategy
 from ovquant.tasks import ComparisonTask, Task
+from ovquant.verdict import less_divergence
 
 
 @dataclasses.dataclass
@@ -213,11 +213,13 @@ def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float
     assert not isinstance(comparison, Failure), comparison
     tasks = [Task(bench=spec, subject=s, split="holdout", is_timed=False, has_intervals=True) for s in subjects]
     outcomes = bench.evaluate_all(tasks)
+    mine = outcomes[-1]
+    assert isinstance(mine, Evaluation), mine
     rows = []
     for name, outcome, latency in zip(["float", *models], outcomes, comparison.latencies, strict=True):
         assert isinstance(outcome, Evaluation), outcome
-        mine = outcomes[-1]
-        assert isinstance(mine, Evaluation) and outcome.divergences is not None and mine.divergences is not None
+        less = less_divergence(mine, outcome)
+        assert less is not None
         speedup = relative_speedup(latency, comparison.latencies[0])
         rows.append(
             {
@@ -226,7 +228,7 @@ def measured(bench: Workbench, models: dict[str, Tried], used_s: dict[str, float
                 "drop": dataclasses.asdict(outcome.metrics[0].drop),
                 "divergence": dataclasses.asdict(outcome.divergence),
                 "speedup": dataclasses.asdict(speedup),
-                "less_divergence": dataclasses.asdict(intervals.mean(np.subtract(outcome.divergences, mine.divergences))),
+                "less_divergence": dataclasses.asdict(less),
                 "relative_speed": dataclasses.asdict(relative_speedup(comparison.latencies[-1], latency)),
                 "used_s": used_s.get(name, 0.0),
             }

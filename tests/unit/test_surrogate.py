@@ -45,6 +45,12 @@ def test_many_genes_have_no_pairs() -> None:
     assert features([(0,) * 33, (1,) * 33], (2,) * 33).shape == (2, 33)
 
 
+def test_a_gene_that_only_does_harm_is_left_alone() -> None:
+    choices = [chosen(20, seed, seed, n_draws=1) for seed in range(40)]
+    by_chance = sum(genome[1] == 0 for genome in EVERY) / len(EVERY)
+    assert np.mean([genome[1] == 0 for genome in choices]) > by_chance + 0.4
+
+
 @pytest.mark.parametrize("n_tried", [10, 20])
 def test_few_would_add_more_than_what_is_chosen(n_tried: int) -> None:
     shares, by_chance = [], []
