@@ -21,6 +21,7 @@ from ovquant.turns import Turns, measure
 
 _VISITS = 24
 _BURST, _DISCARD = 4, 1  # batches of a visit, and how many of them are not counted
+_SECONDS = 4.0  # for each model; all of them take turns without a pause
 _LEAST_ROUNDS = 2  # of all requests in a batch: at its end they run dry
 _STEADY = 0.1  # width of the interval as a share of the value
 
@@ -44,7 +45,7 @@ def capacities(workbench: Workbench, subjects: Sequence[Subject], clock: Clock) 
         if any(port.get_partial_shape().is_dynamic for port in model.inputs):
             model = runtime.with_shapes(model, {name: array.shape for name, array in sample.items()})
         compiled[str(key)] = CompiledModel(model, spec.device, {**properties, "PERFORMANCE_HINT": "THROUGHPUT"}, key[1])
-    found = throughputs(compiled, sample, spec.target.measurement.verdict.seconds, clock)
+    found = throughputs(compiled, sample, min(_SECONDS, spec.target.measurement.verdict.seconds), clock)
     return [Capacity(throughput=found[str(key)], memory=memories[key]) for key in keys]
 
 

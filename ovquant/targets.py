@@ -140,7 +140,7 @@ class Measurement(FileModel):
     """The plan during the search (to rank) and the plan for the final table."""
 
     ranking: MeasurementPlan = MeasurementPlan()
-    verdict: MeasurementPlan = MeasurementPlan(visits=24, burst=100, discard=10, seconds=4.0, spread=120.0, tolerance=0.1)
+    verdict: MeasurementPlan = MeasurementPlan(visits=96, burst=50, discard=5, seconds=13.0, spread=120.0, tolerance=0.1)
 
 
 class Requirements(FileModel):
