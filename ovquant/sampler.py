@@ -26,7 +26,7 @@ _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with e
 # Of the surrogate for each generation, spread over its places: a few members are best chosen by an average (on two tables of 768
 # strategies 16 draws were better than 1), while many of them explore the more if each follows a draw of its own.
 _N_DRAWS = 48
-_N_CHILDREN = 32  # bred for each place in a generation; the most promising of them, or neighbours of seeds, are evaluated
+_N_CHILDREN = 32  # bred for each place in a generation; the most promising of them are evaluated
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class _Brood:
         generation: its number.
         parents: trial numbers of the mating pool.
         genomes, ranks: of the mating pool.
-        children: bred from it, and the neighbours of the seeds.
+        children: bred from it.
         surrogate: what earlier generations tell.
         n_draws: from it for each place.
     """
@@ -80,7 +80,7 @@ class GeneticSampler(BaseGASampler):
         Args:
             space: where genomes come from.
             seeds: proposed first, in the first generation as far as it has room.
-            neighbours: near them, tried next as far as the first generation has room, later ones of the children to choose from.
+            neighbours: near them, tried next as far as the first generation has room, then one in each generation.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
             minimized: turns objective values into ones where less is better.
@@ -126,7 +126,12 @@ class GeneticSampler(BaseGASampler):
         else:
             brood = self._brood_of(study, generation, settled)
             # Seeds that the first generation had no room for: recipes may be many, and generations of short searches are small.
-            child = first_fresh(self._seeds, breeding) or brood.best(breeding, rng)
+            child = first_fresh(self._seeds, breeding)
+            if child is None and not members:
+                # Each by itself, whatever is expected of it: seen only beside other changes, one that helps may take their blame.
+                child = first_fresh(self._neighbours, breeding)
+            if child is None:
+                child = brood.best(breeding, rng)
             parents = [brood.parents[position] for position in child.parents] if child is not None else []
         if child is None:
             raise LookupError("every strategy of the search space was tried")
@@ -156,16 +161,12 @@ class GeneticSampler(BaseGASampler):
             rng = np.random.default_rng([self._seed, generation])
             size = self.population_size or 1
             measured = [t for t in earlier if CODE in t.user_attrs and t.state == TrialState.COMPLETE][-_MOST_LEARNT:]
-            bred = litter(genomes, ranks, self._breeding(earlier), rng, _N_CHILDREN * size)
-            children = {child.genome: child for child in bred}
-            for genome in map(self._canonical, self._neighbours):
-                children.setdefault(genome, Child(genome=genome))
             self._brood = _Brood(
                 generation=generation,
                 parents=[t.number for t in pool],
                 genomes=genomes,
                 ranks=ranks,
-                children=list(children.values()),
+                children=litter(genomes, ranks, self._breeding(earlier), rng, _N_CHILDREN * size),
                 surrogate=learn([self._genome_of(t) for t in measured], *self._measured(measured), self._space.sizes),
                 n_draws=max(1, _N_DRAWS // size),
             )

@@ -16,7 +16,7 @@ Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 6
 # What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
 _REACHES = (0.0, 0.05, 0.1, 0.2)
-RESOLUTION = 0.03  # what is at most this much slower counts as equally fast
+RESOLUTION = 0.03  # what is at most this much slower counts as equally fast, what diverges by this much more as equally close
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -82,14 +82,19 @@ def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
 
     That much counts as equal however narrow the intervals: bursts of a few seconds do not show how a machine drifts over minutes.
     Nothing else does however wide they are: a wide one says that the machine was busy just then, and would let a slower model
-    win by a little less divergence.
+    win by a little less divergence. So would a divergence that is hardly lower: of those that diverge by at most 3 % more than
+    the lowest one, the fastest is returned.
 
     Args:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
-    limit = min(latency.ratio.value for latency in latencies) * (1 + RESOLUTION)
-    return _closest([trial for trial, latency in zip(trials, latencies, strict=True) if latency.ratio.value <= limit])
+    ratios = [latency.ratio.value for latency in latencies]
+    limit = min(ratios) * (1 + RESOLUTION)
+    near = [(trial, ratio) for trial, ratio in zip(trials, ratios, strict=True) if ratio <= limit]
+    most = _closest([trial for trial, _ in near]).evaluation.divergence.value * (1 + RESOLUTION)
+    alike = [(trial, ratio) for trial, ratio in near if trial.evaluation.divergence.value <= most]
+    return min(alike, key=lambda pair: (pair[1], pair[0].evaluation.divergence.value, pair[0].number))[0]
 
 
 def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -> list[Trial]:

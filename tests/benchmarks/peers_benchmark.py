@@ -12,8 +12,8 @@ The peers, each on the job's calibration and validation items, stopped after the
 - ovquant: ``ovquant search`` with the budget; its two minutes of final timing come on top.
 
 Of what the latter two tried, the one counts that a search would name: of those within the limit and at most 3 % slower than the
-fastest, that of least divergence. The models are then timed in turns over two minutes, those that run the same kernels once, and
-run on the holdout. "Dominates": less divergence, item by item, at no more latency, burst by burst, both by point estimates: two
+fastest, that of least divergence, or a faster one that diverges by at most 3 % more. The models are then timed in turns over two
+minutes, those that run the same kernels once, and run on the holdout. "Dominates": less divergence, item by item, at no more latency, burst by burst, both by point estimates: two
 speed-ups over the float model tell less of two models than bursts of them side by side. Brackets hold 95 % intervals.
 ``--splits N`` repeats all with N divisions of the items, and tells means. Let nothing else run meanwhile.
 """
@@ -113,7 +113,9 @@ class Case:
         if not fitting:
             return min(tried, key=lambda one: one.drop)
         least_ms = min(one.latency_ms for one in fitting)
-        return min((one for one in fitting if one.latency_ms <= (1 + RESOLUTION) * least_ms), key=lambda one: one.divergence)
+        near = [one for one in fitting if one.latency_ms <= (1 + RESOLUTION) * least_ms]
+        most = (1 + RESOLUTION) * min(one.divergence for one in near)
+        return min((one for one in near if one.divergence <= most), key=lambda one: one.latency_ms)
 
 
 def default(case: Case, model_type: nncf.ModelType | None = None) -> Tried:

@@ -18,6 +18,7 @@ SPACE = space_of(
     },
     layers=LAYERS,
 )
+DEFAULT = (0,) * len(SPACE.sizes)
 
 
 def test_operators_know_the_order_of_amounts() -> None:
@@ -29,28 +30,30 @@ def test_operators_know_the_order_of_amounts() -> None:
 
 @pytest.mark.parametrize(("size", "n_draws"), [(2, 24), (3, 16), (6, 8), (48, 1)])
 def test_draws_are_spread_over_a_generation(size: int, n_draws: int) -> None:
-    assert begun(size, []).n_draws == n_draws
+    sampler, _ = begun(size, [], size + 1)
+    assert sampler._brood is not None
+    assert sampler._brood.n_draws == n_draws
 
 
-def test_neighbours_that_the_first_generation_had_no_room_for_are_among_the_later_candidates() -> None:
-    every = [genome for genome in SPACE.genomes() if any(genome)]
-    bred, with_neighbours = begun(2, []).children, begun(2, every).children
-    genomes = [child.genome for child in with_neighbours]
-    assert len(genomes) == len(set(genomes)) > len(bred)
-    assert all(child.parents for child in with_neighbours[: len(bred)])
+def test_later_generations_begin_with_the_neighbours_that_the_first_one_had_no_room_for() -> None:
+    near = SPACE.neighbours(DEFAULT, "subset_size") + SPACE.neighbours(DEFAULT, "preset")
+    _, proposed = begun(2, near, 9)
+    # The first generation holds the seed and what is far from it; each of these is worse than the trials before.
+    assert [proposed[place] for place in (2, 4, 6)] == near
+    assert not {*near} & {proposed[place] for place in (0, 1, 3, 5, 7, 8)}
 
 
-def begun(size: int, neighbours: list[Genome]) -> _Brood:
-    """Return what the second generation is chosen from."""
-    seeds = [(0,) * len(SPACE.sizes)]
-    sampler = GeneticSampler(space=SPACE, seeds=seeds, neighbours=neighbours, seed=0, population_size=size, minimized=tuple)
+def begun(size: int, neighbours: list[Genome], n_trials: int) -> tuple[GeneticSampler, list[Genome]]:
+    """Return a sampler that proposed so many trials, of which each was worse than the one before, and what it proposed."""
+    sampler = GeneticSampler(space=SPACE, seeds=[DEFAULT], neighbours=neighbours, seed=0, population_size=size, minimized=tuple)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    for number in range(size + 1):
+    proposed = []
+    for number in range(n_trials):
         trial = study.ask()
         for gene in SPACE.genes:
             trial.suggest_categorical(gene.name, gene.labels)
-        trial.set_user_attr(CODE, SPACE.code_from_genome(sampler.last_child.genome))
+        proposed.append(sampler.last_child.genome)
+        trial.set_user_attr(CODE, SPACE.code_from_genome(proposed[-1]))
         trial.set_user_attr(VIOLATION, 0.0)
         study.tell(trial, (float(number), 1.0))
-    assert sampler._brood is not None
-    return sampler._brood
+    return sampler, proposed

@@ -256,6 +256,14 @@ def test_latencies_within_three_percent_are_tied_however_narrow_the_intervals():
         assert fastest(trials, [latency_of(t) for t in trials]).number == expected
 
 
+def test_a_divergence_lower_by_less_than_three_percent_does_not_make_up_for_latency() -> None:
+    of = [(0.2, 0.500), (0.103, 0.505), (0.1, 0.514)]
+    alike = [trial(number, divergence=divergence, ratio=ratio) for number, (divergence, ratio) in enumerate(of, 1)]
+    assert fastest(alike, latencies(alike)).number == 2
+    apart = [*alike[:1], trial(2, divergence=0.1031, ratio=0.505), alike[2]]
+    assert fastest(apart, latencies(apart)).number == 3
+
+
 # Few values, so that many are equal.
 ALIKE = st.lists(
     st.tuples(
