@@ -13,8 +13,9 @@ The peers, each on the job's calibration and validation items, stopped after the
 
 Of what the latter two tried, the one counts that a search would name: of those within the limit and at most 3 % slower than the
 fastest, that of least divergence, or a faster one that diverges by at most 3 % more. The models are then timed in turns over two
-minutes, those that run the same kernels once, and run on the holdout. "Dominates": less divergence, item by item, at no more latency, burst by burst, both by point estimates: two
-speed-ups over the float model tell less of two models than bursts of them side by side. Brackets hold 95 % intervals.
+minutes, those that run the same kernels once, and run on the holdout. "Dominates": less divergence, item by item, at no more
+latency, burst by burst, both by point estimates: two speed-ups over the float model tell less of two models than bursts of them
+side by side. Brackets hold 95 % intervals.
 ``--splits N`` repeats all with N divisions of the items, and tells means. Let nothing else run meanwhile.
 """
 

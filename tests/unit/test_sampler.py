@@ -6,7 +6,7 @@ import optuna
 import pytest
 from fakes.spaces import LAYERS, space_of
 
-from ovquant.sampler import CODE, VIOLATION, GeneticSampler, _Brood
+from ovquant.sampler import CODE, VIOLATION, GeneticSampler
 from ovquant.space import Genome
 
 SPACE = space_of(
