@@ -21,7 +21,7 @@ from ovquant.turns import Turns, measure
 
 _VISITS = 24
 _BURST, _DISCARD = 4, 1  # batches of a visit, and how many of them are not counted
-_SECONDS = 4.0  # for each model; all of them take turns without a pause
+_SECONDS = 4.0  # for each model at most; all of them take turns without a pause
 _LEAST_ROUNDS = 2  # of all requests in a batch: at its end they run dry
 _STEADY = 0.1  # width of the interval as a share of the value
 

@@ -26,6 +26,7 @@ _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with e
 # Of the surrogate for each generation, spread over its places: a few members are best chosen by an average (on two tables of 768
 # strategies 16 draws were better than 1), while many of them explore the more if each follows a draw of its own.
 _N_DRAWS = 48
+_NEIGHBOURS_EVERY = 3  # places of a generation, one goes to a neighbour of the seeds as long as there are any
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of them are evaluated
 
 
@@ -80,7 +81,7 @@ class GeneticSampler(BaseGASampler):
         Args:
             space: where genomes come from.
             seeds: proposed first, in the first generation as far as it has room.
-            neighbours: near them, tried next as far as the first generation has room, then one in each generation.
+            neighbours: near them, tried next as far as the first generation has room, then one in three places of later ones.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
             minimized: turns objective values into ones where less is better.
@@ -127,7 +128,7 @@ class GeneticSampler(BaseGASampler):
             brood = self._brood_of(study, generation, settled)
             # Seeds that the first generation had no room for: recipes may be many, and generations of short searches are small.
             child = first_fresh(self._seeds, breeding)
-            if child is None and not members:
+            if child is None and len(members) % _NEIGHBOURS_EVERY == 0:
                 # Each by itself, whatever is expected of it: seen only beside other changes, one that helps may take their blame.
                 child = first_fresh(self._neighbours, breeding)
             if child is None:

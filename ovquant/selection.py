@@ -92,8 +92,9 @@ def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
     ratios = [latency.ratio.value for latency in latencies]
     limit = min(ratios) * (1 + RESOLUTION)
     near = [(trial, ratio) for trial, ratio in zip(trials, ratios, strict=True) if ratio <= limit]
-    most = _closest([trial for trial, _ in near]).evaluation.divergence.value * (1 + RESOLUTION)
-    alike = [(trial, ratio) for trial, ratio in near if trial.evaluation.divergence.value <= most]
+    closest = _closest([trial for trial, _ in near])  # itself, too: rounding may leave a divergence of zero below that
+    most = closest.evaluation.divergence.value * (1 + RESOLUTION)
+    alike = [(trial, ratio) for trial, ratio in near if trial is closest or trial.evaluation.divergence.value <= most]
     return min(alike, key=lambda pair: (pair[1], pair[0].evaluation.divergence.value, pair[0].number))[0]
 
 

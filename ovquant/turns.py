@@ -22,6 +22,7 @@ Runner = Callable[[], None]
 LEAST_VISITS = 6  # with fewer, no interval of order statistics reaches 95 %
 LEAST_SPREAD_VISITS = 12  # three stretches of four, see `ovquant.latency.long_run_interval`
 _MIN_BURST = 3
+_AWAKE_S = 0.005  # at least, after a rest
 _ONE_IN = 20  # intervals of order statistics may miss
 
 
@@ -98,8 +99,7 @@ def measure(
         rest = start + visit * plan.spread / (n_visits - 1) - clock.now()
         if rest > 0:
             clock.sleep(rest)
-            # After a rest the CPU is slow at first, and the system favours who rested: one burst takes that away.
-            _run_burst(runners[names[0]], bursts[names[0]], clock)
+            _wake(runners[names[0]], bursts[names[0]], clock)
         began = clock.now()
         times = {name: _run_burst(runners[name], bursts[name], clock) for name in names}
         turns = Turns(
@@ -128,6 +128,14 @@ def _schedule(pace: Mapping[str, float], plan: MeasurementPlan) -> tuple[int, di
         needed += sum(bursts[name]) * seconds
     allowed = int(plan.seconds * len(pace) / max(needed, 1e-9))
     return max(LEAST_SPREAD_VISITS if plan.spread else LEAST_VISITS, min(plan.visits, allowed)), bursts
+
+
+def _wake(run: Runner, burst: tuple[int, int], clock: Clock) -> None:
+    """Run a burst, or more if it is short: after a rest the CPU is slow at first, and the system favours who rested."""
+    until = clock.now() + _AWAKE_S
+    _run_burst(run, burst, clock)
+    while clock.now() < until:
+        run()
 
 
 def _run_burst(run: Runner, burst: tuple[int, int], clock: Clock) -> tuple[float, ...]:

@@ -116,7 +116,7 @@ class Case:
         least_ms = min(one.latency_ms for one in fitting)
         near = [one for one in fitting if one.latency_ms <= (1 + RESOLUTION) * least_ms]
         most = (1 + RESOLUTION) * min(one.divergence for one in near)
-        return min((one for one in near if one.divergence <= most), key=lambda one: one.latency_ms)
+        return min((one for one in near if one.divergence <= max(most, 0.0)), key=lambda one: one.latency_ms)
 
 
 def default(case: Case, model_type: nncf.ModelType | None = None) -> Tried:

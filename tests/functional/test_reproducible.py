@@ -56,8 +56,10 @@ def test_another_seed_gives_other_proposals(job: Job, tmp_path: Path, monkeypatc
 
 
 def test_most_of_what_is_bred_has_two_parents(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    bred = [t for t in search(job, TableExecutor(), monkeypatch) if t.generation]
-    assert len(bred) == 18
+    later = [t for t in search(job, TableExecutor(), monkeypatch) if t.generation]
+    assert len(later) == 18
+    bred = [t for t in later if t.parents]
+    assert len(bred) >= 12  # one place in three is for neighbours of the seeds
     assert sum(len(t.parents) == 2 for t in bred) > 0.8 * len(bred)
 
 

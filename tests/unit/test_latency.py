@@ -180,6 +180,12 @@ def test_every_rest_ends_with_one_burst_that_does_not_count():
     assert sum(map(len, found.samples_s["a"])) == 24 * 8
 
 
+def test_a_rest_ends_with_five_milliseconds_of_a_fast_model():
+    bench = Bench(SPREAD, a=MS / 4, b=MS / 4)
+    bench.measure()
+    assert [bench.journal.count(name) for name in "ab"] == [4 + 24 * 10 + 11 * 21, 4 + 24 * 10 + 12 * 21]
+
+
 def test_an_inference_that_is_slow_after_a_rest_does_not_count():
     class Tired(ScriptedClock):
         last_sleep = -1.0
@@ -459,7 +465,7 @@ def coverage_of(noise: Noise, plan: MeasurementPlan) -> float:
 
 
 @pytest.mark.parametrize("noise", [jitter, common_drift, ratio_drift, load, two_states, outliers])
-@pytest.mark.parametrize("n_visits", [12, 24])
+@pytest.mark.parametrize("n_visits", [12, 96])
 def test_interval_of_spread_visits_covers_the_ratio_in_the_long_run(noise, n_visits):
     plan = MeasurementPlan(visits=n_visits, burst=4, discard=1, spread=120.0, seconds=4.0)
     assert coverage_of(noise, plan) >= 0.93

@@ -264,10 +264,15 @@ def test_a_divergence_lower_by_less_than_three_percent_does_not_make_up_for_late
     assert fastest(apart, latencies(apart)).number == 3
 
 
+def test_a_divergence_that_rounding_left_below_zero_is_the_lowest() -> None:
+    trials = [trial(1, divergence=-1e-17, ratio=0.505), trial(2, divergence=0.1, ratio=0.5)]
+    assert fastest(trials, latencies(trials)).number == 1
+
+
 # Few values, so that many are equal.
 ALIKE = st.lists(
     st.tuples(
-        st.sampled_from([0.0, 0.1, 0.2, 0.3]),
+        st.sampled_from([-1e-17, 0.0, 0.1, 0.102, 0.2, 0.3]),
         st.sampled_from([0.4, 0.41, 0.42, 0.5, 0.6]),
         st.sampled_from([0.0, 0.01, 0.2]),
         st.sampled_from([0.0, 0.0, 1.0]),

@@ -281,6 +281,7 @@ def test_shipped_profiles_measure_a_second_to_rank_and_two_minutes_for_the_verdi
     assert (plans.ranking.spread, plans.verdict.spread) == (0, 120)
     assert plans.ranking.seconds <= 1
     assert plans.verdict.visits >= 12
+    assert 9 * plans.verdict.seconds <= plans.verdict.spread  # six finalists, reference, baseline and NNCF's default
 
 
 def test_a_profile_may_do_without_the_spread(tmp_path: Path) -> None:
