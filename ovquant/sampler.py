@@ -26,7 +26,7 @@ _MOST_LEARNT = 500  # the last ones; more would take longer to learn from with e
 # Of the surrogate for each generation, spread over its places: a few members are best chosen by an average (on two tables of 768
 # strategies 16 draws were better than 1), while many of them explore the more if each follows a draw of its own.
 _N_DRAWS = 48
-_NEIGHBOURS_EVERY = 3  # places of a generation, one goes to a neighbour of the seeds as long as there are any
+_NEIGHBOURS_EVERY = 3  # places of a generation: the first of them goes to a neighbour of the seeds, while there are any
 _N_CHILDREN = 32  # bred for each place in a generation; the most promising of them are evaluated
 
 
@@ -81,7 +81,8 @@ class GeneticSampler(BaseGASampler):
         Args:
             space: where genomes come from.
             seeds: proposed first, in the first generation as far as it has room.
-            neighbours: near them, tried next as far as the first generation has room, then one in three places of later ones.
+            neighbours: near them, tried next as far as the first generation has room, then in the first and each third place of
+                later ones.
             seed: of all chance.
             population_size: trials per generation and size of the mating pool.
             minimized: turns objective values into ones where less is better.
