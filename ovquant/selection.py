@@ -89,13 +89,23 @@ def fastest(trials: Sequence[Trial], latencies: Sequence[Latency]) -> Trial:
         trials: feasible ones, at least one.
         latencies: one per trial.
     """
-    ratios = [latency.ratio.value for latency in latencies]
-    limit = min(ratios) * (1 + RESOLUTION)
-    near = [(trial, ratio) for trial, ratio in zip(trials, ratios, strict=True) if ratio <= limit]
-    closest = _closest([trial for trial, _ in near])  # itself, too: rounding may leave a divergence of zero below that
-    most = closest.evaluation.divergence.value * (1 + RESOLUTION)
-    alike = [(trial, ratio) for trial, ratio in near if trial is closest or trial.evaluation.divergence.value <= most]
-    return min(alike, key=lambda pair: (pair[1], pair[0].evaluation.divergence.value, pair[0].number))[0]
+    pairs = sorted(zip(trials, latencies, strict=True), key=lambda pair: pair[0].number)
+    return pairs[preferred([one.ratio.value for _, one in pairs], [one.evaluation.divergence.value for one, _ in pairs])][0]
+
+
+def preferred(latencies: Sequence[float], divergences: Sequence[float]) -> int:
+    """Return the position of the model that `fastest` stands for; of equal ones the first.
+
+    Args:
+        latencies: one per model, in any unit; at least one.
+        divergences: one per model.
+    """
+    limit = min(latencies) * (1 + RESOLUTION)
+    near = [place for place, latency in enumerate(latencies) if latency <= limit]
+    closest = min(near, key=lambda place: divergences[place])
+    most = divergences[closest] * (1 + RESOLUTION)  # less than that itself where rounding left it below zero
+    alike = [place for place in near if place == closest or divergences[place] <= most]
+    return min(alike, key=lambda place: (latencies[place], divergences[place]))
 
 
 def order(trials: Sequence[Trial], latencies: Sequence[Latency], rules: Rules) -> list[Trial]:

@@ -47,7 +47,7 @@ from ovquant.job import Job, load_job
 from ovquant.latency import relative_speedup
 from ovquant.quantization import quantize
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile
-from ovquant.selection import RESOLUTION
+from ovquant.selection import preferred
 from ovquant.session import open_workbench
 from ovquant.strategy import Strategy
 from ovquant.tasks import ComparisonTask, Task
@@ -113,10 +113,7 @@ class Case:
         fitting = [one for one in tried if one.drop <= self.limit]
         if not fitting:
             return min(tried, key=lambda one: one.drop)
-        least_ms = min(one.latency_ms for one in fitting)
-        near = [one for one in fitting if one.latency_ms <= (1 + RESOLUTION) * least_ms]
-        most = (1 + RESOLUTION) * min(one.divergence for one in near)
-        return min((one for one in near if one.divergence <= max(most, 0.0)), key=lambda one: one.latency_ms)
+        return fitting[preferred([one.latency_ms for one in fitting], [one.divergence for one in fitting])]
 
 
 def default(case: Case, model_type: nncf.ModelType | None = None) -> Tried:

@@ -465,7 +465,7 @@ def coverage_of(noise: Noise, plan: MeasurementPlan) -> float:
 
 
 @pytest.mark.parametrize("noise", [jitter, common_drift, ratio_drift, load, two_states, outliers])
-@pytest.mark.parametrize("n_visits", [12, 96])
+@pytest.mark.parametrize("n_visits", [12, 24, 96])
 def test_interval_of_spread_visits_covers_the_ratio_in_the_long_run(noise, n_visits):
     plan = MeasurementPlan(visits=n_visits, burst=4, discard=1, spread=120.0, seconds=4.0)
     assert coverage_of(noise, plan) >= 0.93
