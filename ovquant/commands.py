@@ -34,7 +34,7 @@ from ovquant.job import Job, load_job
 from ovquant.log import log
 from ovquant.loop import Plan, Progress, StopReason, run_search
 from ovquant.objectives import Rules
-from ovquant.progress import Standing, measured, seen_of
+from ovquant.progress import Standing, measured, seen_of, timing_span
 from ovquant.protocols import Executor
 from ovquant.records import Evaluation, Failure, FloatModel, ModelFile, Outcome, Subject, Trial
 from ovquant.report import writing
@@ -228,10 +228,10 @@ def _decide(
         finalists = selection.finalists(candidates, rules)
     if not finalists:
         _refuse(session, rules, trials, candidates, reason)
-    spread = session.target.measurement.verdict.spread
-    over = f", over {spread:g} s" if spread else ""
-    console.info(f"Timing {len(finalists)} finalists together{over}, then measuring them on the holdout ...")
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
+    n_models = 2 + len({trial.number for trial in (*finalists, default) if trial is not None})  # reference and baseline, too
+    over = timing_span(session.target.measurement.verdict, n_models)
+    console.info(f"Timing {len(finalists)} finalists together{over}, then measuring them on the holdout ...")
     return verdict.decide(session.bench, executor, session.rules, finalists, default, session.opened.own_precision)
 
 
@@ -370,8 +370,8 @@ def _side_by_side(models: Sequence[Path], bench: BenchSpec, console: Console) ->
             outcomes += executor.submit([Task(bench=bench, subject=subject, is_timed=False, has_intervals=True)])
             if isinstance(outcomes[-1], Evaluation):
                 console.info(f"{describe(subject)}: {measured(outcomes[-1])}")
-        spread = bench.target.measurement.verdict.spread
-        console.info(f"Timing {len(subjects)} models together{f', over {spread:g} s' if spread else ''} ...")
+        over = timing_span(bench.target.measurement.verdict, len(subjects))
+        console.info(f"Timing {len(subjects)} models together{over} ...")
         comparison = executor.compare(ComparisonTask(bench=bench, subjects=tuple(s for _, s in subjects)))
     for (_, subject), outcome in zip(subjects, outcomes, strict=True):
         if isinstance(outcome, Failure):

@@ -15,6 +15,7 @@ from ovquant import pareto
 from ovquant.errors import printable
 from ovquant.loop import Progress
 from ovquant.records import Evaluation, Failure, Trial
+from ovquant.targets import MeasurementPlan
 
 _BAR = 24
 _HEIGHT = 7  # lines of the sketch
@@ -265,3 +266,11 @@ def _cells(values: np.ndarray, n_cells: int) -> list[int]:
     if span == 0 or not math.isfinite(span):
         return [n_cells // 2] * len(values)
     return [round((float(value) - low) / span * (n_cells - 1)) for value in values]
+
+
+def timing_span(plan: MeasurementPlan, n_models: int) -> str:
+    """Return over what time models are timed together: the plan's spread, or longer where many of them are slow."""
+    if not plan.spread:
+        return ""
+    longest = max(plan.spread, plan.seconds * n_models)
+    return f", over {plan.spread:g} s" if longest == plan.spread else f", over {plan.spread:g} to {longest:g} s"

@@ -16,8 +16,9 @@ from rich.console import Console
 from ovquant.console import Console as OwnConsole
 from ovquant.console import obeys_controls
 from ovquant.loop import Progress
-from ovquant.progress import Board, Standing, lines_of, seen_of, sketch, time_line, trial_line
+from ovquant.progress import Board, Standing, lines_of, seen_of, sketch, time_line, timing_span, trial_line
 from ovquant.records import Raced, Trial
+from ovquant.targets import MeasurementPlan
 
 
 def progress(last: Trial, best: Trial | None, n: int, **given: float | None) -> Progress:
@@ -204,3 +205,10 @@ def test_a_pipe_is_no_terminal_whatever_is_set(monkeypatch: pytest.MonkeyPatch):
     assert "\x1b" not in stream.getvalue()
     with open(os.devnull) as file:  # noqa: PTH123
         assert not obeys_controls(file)
+
+
+def test_many_slow_models_may_take_longer_than_they_are_spread_over():
+    plan = MeasurementPlan(visits=96, burst=50, seconds=13.0, spread=120.0)
+    assert timing_span(plan, 9) == ", over 120 s"
+    assert timing_span(plan, 10) == ", over 120 to 130 s"
+    assert timing_span(MeasurementPlan(), 10) == ""
