@@ -222,17 +222,16 @@ def _decide(
     session: Session, rules: Rules, trials: Sequence[Trial], executor: Executor, reason: StopReason, console: Console
 ) -> Verdict:
     candidates = selection.eligible(trials)
-    if reason == "stop_at met":
-        finalists = meeting(candidates, session.job.stop_at, rules)[:1]
-    else:
-        finalists = selection.finalists(candidates, rules)
+    stop_at = session.job.stop_at if reason == "stop_at met" else None
+    finalists = selection.finalists(candidates, rules) if stop_at is None else meeting(candidates, stop_at, rules)[:1]
     if not finalists:
         _refuse(session, rules, trials, candidates, reason)
     default = next((t for t in trials if t.role == "default" and isinstance(t.outcome, Evaluation)), None)
     n_models = 2 + len({trial.number for trial in (*finalists, default) if trial is not None})  # reference and baseline, too
     over = timing_span(session.target.measurement.verdict, n_models)
-    console.info(f"Timing {len(finalists)} finalists together{over}, then measuring them on the holdout ...")
-    return verdict.decide(session.bench, executor, session.rules, finalists, default, session.opened.own_precision)
+    named = f"{len(finalists)} finalist{'s' if len(finalists) > 1 else ''}"
+    console.info(f"Timing {named} together{over}, then measuring them on the holdout ...")
+    return verdict.decide(session.bench, executor, session.rules, finalists, default, session.opened.own_precision, stop_at)
 
 
 def _refuse(session: Session, rules: Rules, trials: Sequence[Trial], candidates: list[Trial], reason: StopReason) -> NoReturn:

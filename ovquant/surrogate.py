@@ -15,6 +15,7 @@ from ovquant.space import Genome
 _BOUND = 0.75  # quantile; of 0.75, 0.9, 1 and multiples of the first value the best on a table of 1,024 strategies
 _TIE_BREAK = 1e-9  # of the value itself, where nothing is thought to be better than the best
 _PAIR_SCALE = 0.5  # features of pairs of genes are held to be smaller than those of single ones
+_NEXT_TO_NOTHING = 1e-4  # of the median; NNCF's default and the best of a real model were 3,000 times apart
 _MAX_PAIRED = 32  # with more features of single genes, pairs would be too many to be learnt or computed
 
 
@@ -116,11 +117,16 @@ def features(genomes: Sequence[Genome], sizes: Sequence[int]) -> Array:
 
 
 def _learnable(values: Array) -> tuple[Array, np.ufunc]:
-    """Return values on the scale on which genes add up, and the way back: logarithms, where none is negative."""
-    if (values < 0).any() or not (values > 0).any():
+    """Return values on the scale on which genes add up, and the way back: logarithms, unless some are negative.
+
+    What is far below most counts as a small share of them, and so does a divergence that rounding left below zero: on the
+    scale of logarithms one nearly exact model would outweigh all others.
+    """
+    positive = values[values > 0]
+    floor = _NEXT_TO_NOTHING * float(np.median(positive)) if len(positive) else 0.0
+    if floor == 0 or (values < -floor).any():
         return values, np.positive
-    least = values[values > 0].min()
-    return np.log(np.maximum(values, least / 2)), np.exp
+    return np.log(np.maximum(values, floor)), np.exp
 
 
 def _fitted(known: Array, values: Array, back: np.ufunc) -> _Posterior:

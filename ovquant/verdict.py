@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ovquant import selection
+from ovquant.job import StopAt
 from ovquant.latency import relative_speedup
 from ovquant.metrics import intervals
 from ovquant.objectives import Rules
@@ -31,7 +32,7 @@ class Row:
         trial: number, None for what is no trial.
         evaluation: on the holdout.
         latency: measured together with the other rows.
-        judgement: of finalists: whether the holdout bears out the constraints.
+        judgement: of finalists and NNCF's default: whether the holdout bears out the constraints.
         capacity: throughput and memory, where they were asked for.
     """
 
@@ -67,7 +68,7 @@ class Verdict:
     @property
     def winner_row(self) -> Row:
         """The winner's line."""
-        return next(row for row in self.rows if row.trial == self.winner and row.judgement is not None)
+        return next(row for row in self.rows if row.name == "winner")
 
 
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
@@ -107,6 +108,7 @@ def decide(
     finalists: Sequence[Trial],
     default: Trial | None,
     own_precision: InferencePrecision,
+    stop_at: StopAt | None = None,
 ) -> Verdict:
     """Return the verdict on a search's finalists.
 
@@ -121,6 +123,7 @@ def decide(
         finalists: at least one, feasible.
         default: NNCF's default, None if it failed.
         own_precision: of the baseline.
+        stop_at: what ended the search, if that did.
 
     Raises:
         RuntimeError: a model that could be measured before cannot be measured any more.
@@ -132,10 +135,10 @@ def decide(
     ordered = selection.order(finalists, [latencies[_key(trial)] for trial in finalists], rules)
     evaluations = _on_holdout(bench, executor, subjects)
     if default is not None and not rules.metrics and rules.max_divergence is None:
-        judgements = {_key(trial): _beside(evaluations[_key(trial)], evaluations[_key(default)]) for trial in ordered}
+        judgements = {_key(trial): _beside(evaluations[_key(trial)], evaluations[_key(default)]) for trial in trials}
         rules = dataclasses.replace(rules, max_divergence=evaluations[_key(default)].divergence.value)
     else:
-        judgements = {_key(trial): judge(evaluations[_key(trial)], rules) for trial in ordered}
+        judgements = {_key(trial): judge(evaluations[_key(trial)], rules) for trial in trials}
     winner = next((trial for trial in ordered if judgements[_key(trial)] != "refuted"), ordered[0])
     table = tuple(
         Row(
@@ -144,11 +147,13 @@ def decide(
             trial=None if trial is None else trial.number,
             evaluation=evaluations[key],
             latency=latencies[key],
-            judgement=None if trial is None else judgements.get(key),
+            judgement=judgements.get(key),
         )
         for name, key, trial in _lines(default, winner, ordered)
     )
     sentences, is_worth_it = words(table, rules)
+    if stop_at is not None:
+        sentences = (*sentences, _on_stop(next(row for row in table if row.name == "winner"), stop_at, rules))
     if judgements[_key(winner)] != "refuted":
         sentences = (*sentences, *_refuted_before(winner, ordered))
     return Verdict(
@@ -175,6 +180,26 @@ def _refuted_before(winner: Trial, ordered: Sequence[Trial]) -> tuple[str, ...]:
     n_refuted = ordered.index(winner)
     told = f"The holdout refuted {n_refuted} of {len(ordered)} finalists before it, so it took part in the choice."
     return (told,) if n_refuted else ()
+
+
+def _on_stop(winner: Row, stop_at: StopAt, rules: Rules) -> str:
+    """Return what is now known of what ended the search, which went by single estimates."""
+    held = []
+    if stop_at.max_drop is not None:
+        result = winner.evaluation.metrics[0]
+        limit = stop_at.max_drop.limit(rules.reference(0, result))
+        held.append(f"drop of {limit:.4f} at most {_side(result.drop, limit) if result.has_interval else 'inconclusive'}")
+    if stop_at.min_speedup is not None:
+        least, speedup = stop_at.min_speedup, winner.latency.speedup
+        judged = "confirmed" if speedup.low >= least else "refuted" if speedup.high < least else "inconclusive"
+        held.append(f"{least:g}x the baseline's speed {judged}")
+    if stop_at.fitness is not None:
+        fitness = rules.fitness(dataclasses.replace(winner.evaluation, latency=winner.latency))
+        held.append(f"fitness of {stop_at.fitness:g} now {'unknown' if fitness is None else f'{fitness:.4g}'}")
+    return (
+        f"Trial {winner.trial} met stop_at by point estimates on validation items and in a short timing; by the holdout and the "
+        f"final timing: {', '.join(held)}."
+    )
 
 
 def _key(trial: Trial) -> str:
@@ -342,7 +367,7 @@ def _against_default(winner: Row, default: Row, rival: Row, rules: Rules) -> lis
     is_faster = any(relative_speedup(row.latency, rival.latency).low > 1 for row in (winner, default))
     if not is_faster:
         said.append(f"Neither is shown to be faster than the {rival.description}: unless size is what counts, keep that one.")
-    elif is_alike and judge(default.evaluation, rules) in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
+    elif is_alike and default.judgement in {"confirmed", "no limit", winner.judgement} - {"refuted"}:
         said.append(
             f"No difference is beyond chance, so NNCF's default is as good by what was measured, and simpler: "
             f"ovquant export OUT --trial {default.trial} -o DIR writes it."

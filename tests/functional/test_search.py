@@ -193,10 +193,12 @@ def test_single_fitness_modes_name_the_fittest_feasible(run: Run, conv_case: tup
         accuracy, ratio, divergence = (float(row[key]) for key in ("accuracy", "latency_ratio", "divergence"))
         quality = {"accuracy": accuracy, "divergence": -divergence, "weighted": accuracy - divergence}[fitness]
         assert float(row["fitness"]) == pytest.approx(quality - 0.1 * ratio)
-    winner = result_of(Path("out"))["verdict"]["winner"]  # decided by the latencies of the finalists' own run
-    fittest = sorted(rows, key=lambda row: -float(row["fitness"]))
-    finalists = [*fittest[:4], *sorted(fittest[4:], key=lambda row: float(row["divergence"]))[:1]]
-    assert str(winner) in {row["trial"] for row in finalists}
+    verdict = result_of(Path("out"))["verdict"]
+
+    # Decided by validation items and the latencies of the finalists' own run.
+    timed = {row["trial"]: row["latency"]["ratio"]["value"] for row in verdict["rows"] if row["name"] in {"winner", "finalist"}}
+    by_trial = {int(row["trial"]): float(row["fitness"]) + 0.1 * float(row["latency_ratio"]) for row in rows}
+    assert verdict["winner"] == max(timed, key=lambda number: by_trial[number] - 0.1 * timed[number])
 
 
 def test_stop_at_ends_the_search_with_the_candidate_that_met_it(run: Run, conv_case: tuple[Path, Path]) -> None:
@@ -207,7 +209,9 @@ def test_stop_at_ends_the_search_with_the_candidate_that_met_it(run: Run, conv_c
     run("search", "job.yaml", "-o", "out")
     assert result_of(Path("out"))["stop_reason"] == "stop_at met"
     assert len(rows_of(Path("out"))) == 2
-    assert result_of(Path("out"))["verdict"]["winner"] == 1
+    verdict = result_of(Path("out"))["verdict"]
+    assert verdict["winner"] == 1
+    assert verdict["sentences"][-1].startswith("Trial 1 met stop_at by point estimates")
 
 
 def test_a_budget_ends_the_search(run: Run, conv_case: tuple[Path, Path]) -> None:

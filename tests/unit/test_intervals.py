@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ovquant.metrics import intervals
 from ovquant.metrics.intervals import bootstrap, exact_p, paired_drop
+from ovquant.records import Interval
 
 SCORES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=80)
 
@@ -74,7 +75,7 @@ def test_paired_interval_is_honest_where_few_answers_differ():
     assert 0.93 <= n_held / n_draws <= 0.995
 
 
-def test_scores_other_than_0_and_1_get_the_bootstrap_of_their_differences():
+def test_scores_other_than_0_and_1_get_the_interval_of_their_mean_difference():
     rng = np.random.default_rng(0)
     reference, candidate = rng.random((2, 50))
     assert paired_drop(reference, candidate) == intervals.mean(reference - candidate)
@@ -87,6 +88,31 @@ def test_interval_of_a_mean_holds_the_truth_roughly_as_often_as_it_says():
         found = intervals.mean(values)
         n_held += found.low <= 1 <= found.high
     assert 0.86 <= n_held / n_draws <= 0.99
+
+
+@pytest.mark.parametrize(("n_items", "most"), [(20, 0.09), (100, 0.055), (400, 0.04)])
+def test_the_upper_end_of_skewed_values_is_rarely_below_the_truth(n_items: int, most: float):
+    drawn = np.random.default_rng(0).lognormal(0, 1, size=(1000, n_items))
+    highs = np.array([intervals.mean(values).high for values in drawn])
+    assert np.mean(highs < np.exp(0.5)) <= most
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60))
+def test_interval_of_a_mean_holds_it_and_is_mirrored_with_the_values(items: list[float]):
+    values = np.array(items)
+    found, mirrored = intervals.mean(values), intervals.mean(-values)
+    assert found.low <= found.value <= found.high
+    assert (found.low, found.high) == pytest.approx((-mirrored.high, -mirrored.low), rel=1e-6, abs=1e-6)
+
+
+def test_two_items_tell_next_to_nothing_of_their_mean():
+    found = intervals.mean(np.array([0.3, 0.4]))
+    assert found.low < -0.2
+    assert found.high > 0.9
+
+
+def test_equal_items_have_an_interval_without_width():
+    assert intervals.mean(np.full(5, 0.25)) == Interval(value=0.25, low=0.25, high=0.25)
 
 
 def test_interval_of_a_mean_is_as_wide_as_the_normal_one_for_normal_values():

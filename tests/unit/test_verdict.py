@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fakes.records import evaluation, interval, latency, metric, trial
 
-from ovquant.job import DataSpec, Drop, MetricSpec, Objective
+from ovquant.job import DataSpec, Drop, MetricSpec, Objective, StopAt
 from ovquant.objectives import Rules
 from ovquant.records import Comparison, Evaluation, Failure, FloatModel, Latency, Outcome, Trial
 from ovquant.strategy import Strategy
@@ -112,6 +112,7 @@ def test_the_first_that_is_not_refuted_wins():
     verdict = decide(BENCH, executor, rules(), [finalist(1), finalist(2)], None, "bf16")
     assert (verdict.winner, verdict.judgement) == (2, "inconclusive")
     assert {row.trial: row.judgement for row in verdict.rows if row.judgement} == {2: "inconclusive", 1: "refuted"}
+    assert verdict.sentences[-1] == "The holdout refuted 1 of 2 finalists before it, so it took part in the choice."
 
 
 def test_where_all_are_refuted_the_verdict_warns():
@@ -120,6 +121,59 @@ def test_where_all_are_refuted_the_verdict_warns():
     assert verdict.judgement == "refuted"
     assert not verdict.is_worth_it
     assert "do not deploy it" in verdict.sentences[-1]
+
+
+class Unsteady(Holdout):
+    """Bursts of every model but the float ones take 0.8 to 1.1 of what the median says, in turns."""
+
+    def _latency(self, subject: object) -> Latency:
+        steady = super()._latency(subject)
+        if isinstance(subject, FloatModel):
+            return steady
+        return dataclasses.replace(
+            steady, samples_ms=tuple((steady.median_ms * (0.8, 1.1)[visit % 2],) * 3 for visit in range(12))
+        )
+
+
+@pytest.mark.parametrize("ratio", [0.95, 1.1], ids=["faster by its median", "slower by its median"])
+def test_what_cannot_be_told_from_the_float_model_by_speed_is_neither_faster_nor_not_worth_it(ratio: float):
+    verdict = decide(BENCH, Unsteady({}, {1: ratio, 9: ratio}), rules(), [finalist(1)], finalist(9), "bf16")
+    assert verdict.sentences[0].startswith("Trial 1 cannot be told from the float model at bf16 by speed: ")
+    assert not verdict.is_worth_it
+    assert any(sentence.startswith("Neither is shown to be faster") for sentence in verdict.sentences)
+
+
+@pytest.mark.parametrize(
+    ("drop", "ratio", "expected"),
+    [
+        ((0.001, 0.001), 0.5, "drop of 0.0050 at most confirmed, 1.5x the baseline's speed confirmed."),
+        ((0.015, 0.004), 0.8, "drop of 0.0050 at most refuted, 1.5x the baseline's speed refuted."),
+        ((0.004, 0.004), 0.667, "drop of 0.0050 at most inconclusive, 1.5x the baseline's speed inconclusive."),
+    ],
+)
+def test_what_ended_the_search_is_judged_by_the_final_measurements(drop, ratio: float, expected: str):
+    stop_at = StopAt(max_drop=Drop(amount=0.005), min_speedup=1.5)
+    verdict = decide(BENCH, Holdout({1: drop}, {1: ratio}), rules(), [finalist(1)], None, "bf16", stop_at)
+    assert verdict.sentences[-1].startswith("Trial 1 met stop_at by point estimates on validation items")
+    assert verdict.sentences[-1].endswith(expected)
+    unasked = decide(BENCH, Holdout({1: drop}, {1: ratio}), rules(), [finalist(1)], None, "bf16")
+    assert not any("stop_at" in sentence for sentence in unasked.sentences)
+
+
+def test_the_fitness_that_ended_the_search_is_told_as_it_is_now():
+    fittest = dataclasses.replace(rules(), objective=Objective(fitness="accuracy", latency_weight=0.1))
+    found = finalist(1, metrics=[metric(0.93)])
+    verdict = decide(BENCH, Holdout({1: (0.01, 0.005)}, {1: 0.5}), fittest, [found], None, "bf16", StopAt(fitness=0.88))
+    assert verdict.sentences[-1].endswith("final timing: fitness of 0.88 now 0.84.")
+
+
+def test_nncf_default_is_judged_though_it_is_no_finalist():
+    default = trial(9, strategy=strategy(9), role="default")
+    verdict = decide(BENCH, Holdout({9: (0.1, 0.01)}, {1: 0.5, 9: 0.5}), rules(), [finalist(1)], default, "bf16")
+    assert {row.name: row.judgement for row in verdict.rows if row.judgement} == {
+        "winner": "confirmed",
+        "NNCF default": "refuted",
+    }
 
 
 def test_a_slower_model_is_said_not_to_be_worth_it():
@@ -173,6 +227,14 @@ def test_a_limit_that_nncf_default_sets_is_judged_item_by_item(more: tuple[float
 )
 def test_judgement_follows_the_interval(value: float, half: float, expected: str):
     assert judge(evaluation(metrics=[metric(0.9, value, half_width=half)]), rules()) == expected
+
+
+def test_a_model_that_is_nncf_default_item_by_item_is_said_to_be_no_better():
+    executor = Holdout({}, {1: 0.5, 2: 0.5})
+    executor.divergences = {1: NOISY, 2: NOISY}
+    default = trial(1, strategy=strategy(1), role="default")
+    verdict = decide(dataclasses.replace(BENCH, metrics=()), executor, rules(()), [finalist(2)], default, "bf16")
+    assert any(sentence.startswith("No difference is beyond chance") for sentence in verdict.sentences)
 
 
 def test_one_refuted_limit_refutes_all():
