@@ -164,7 +164,8 @@ class _Search:
     def _race(self, generation: int) -> Race:
         """Return what the members of a generation have to meet: what was known before its first one was evaluated.
 
-        So outcomes do not depend on how many are evaluated at the same time, nor on where a search was stopped.
+        So outcomes do not depend on how many are evaluated at the same time, nor on where a search was interrupted. A search
+        that ended keeps no items of its rivals: where it is continued, candidates meet limits, and only rivals that come then.
         """
         if self._raced is None or self._raced[0] != generation:
             rules = self._plan.rules if generation == 0 and self._plan.is_default_in_space else self._rules
