@@ -121,7 +121,11 @@ def _scopes(genes: Genes, operations: Sequence[Operation], notes: list[str]) -> 
         names = resolve(selector, operations)
         missed = misses(selector, operations)
         # Names are those of one model, and so meant for it; all else may be meant for many.
-        faults += [f"target genes.ignored_scope.{name}: {miss}" for miss in missed if miss.field == "names"]
+        faults += [
+            f"target genes.ignored_scope.{name}: {miss}; take it out, or name what this model has"
+            for miss in missed
+            if miss.field == "names"
+        ]
         if not names and not selector.is_empty:
             told = [str(miss) for miss in missed if miss.nearest]
             notes.append(f"ignored_scope {name!r} dropped: {'; '.join(told) or 'it matches nothing in this model'}")
@@ -130,6 +134,9 @@ def _scopes(genes: Genes, operations: Sequence[Operation], notes: list[str]) -> 
         else:
             seen[names] = name
             kept.append((name, matching(selector, operations)))
+            # A type or role that a model lacks is no slip where others of the choice are there, unless another one is near.
+            told = [str(miss) for miss in missed if miss.nearest or miss.field in {"patterns", "places"}]
+            notes += [f"ignored_scope {name!r}: {miss}; the rest of it is searched" for miss in told]
     if faults:
         raise ConfigError("\n".join(faults))
     if genes.ignored_scope and not kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,9 +19,14 @@ _MAX_DEPTH = 50
 
 
 class FileModel(BaseModel):
-    """A frozen part of a file; unknown keys are errors."""
+    """A frozen part of a file; unknown keys are errors.
+
+    Attributes:
+        read_before: further keys that files may have, which are taken out before this is made of them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    read_before: ClassVar[tuple[str, ...]] = ()
 
 
 ModelT = TypeVar("ModelT", bound=FileModel)
@@ -167,7 +172,7 @@ _TYPE_FAULTS = {
 def _messages(model: type[BaseModel], place: Sequence[object], fault: Any) -> list[str]:
     kind, found = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
-        accepted = _fields_at(model, place[:-1])
+        accepted = [*_fields_at(model, place[:-1]), *(getattr(model, "read_before", ()) if len(place) == 1 else ())]
         hint = did_you_mean(str(place[-1]), accepted)
         listing = f"; accepted: {', '.join(sorted(accepted))}" if accepted else ""
         return [f"unknown key{hint}{listing}"]

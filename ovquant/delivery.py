@@ -287,7 +287,9 @@ def _choose(trials: Sequence[Trial], number: int | None, pick: Pick | None, outp
     if pick is not None:
         chosen = selection.pick(trials, pick)
         if chosen is None:
-            raise NoFeasibleStrategyError(f"{output}: no trial meets the constraints; name one with --trial N, see {TRIALS_FILE}")
+            raise NoFeasibleStrategyError(
+                f"{output}: no strategy of the search space meets the constraints; name a trial with --trial N, see {TRIALS_FILE}"
+            )
         return chosen
     chosen = next((trial for trial in trials if trial.number == number), None)
     if chosen is None:

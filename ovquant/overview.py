@@ -85,11 +85,15 @@ def _show(ranking: Ranking, result: dict[str, Any], console: Console) -> None:
 
 def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
     ranking = found.ranking
-    n_hidden = len(ranking.layers) - _SHOWN
+    hidden = [
+        f"{n_hidden} more {what} are in the JSON."
+        for what, n_hidden in (("layers", len(ranking.layers) - _SHOWN), ("groups", len(ranking.groups) - _SHOWN_GROUPS))
+        if n_hidden > 0
+    ]
     console.result(
         f"Saves: divergence of the model with all layers quantized ({_saved(ranking.all_quantized)}) less that with this one "
         f"in float; mean of {ranking.n_items} calibration items, simulated at f32 without bias correction. Brackets: 95 % "
-        "intervals, of each layer by itself." + (f" {n_hidden} more layers are in the JSON." if n_hidden > 0 else "")
+        f"{' '.join(['intervals, of each layer by itself.', *hidden])}"
     )
     if found.floats is None or found.quantized is None:
         console.warn(f"{result['device']} has no profile of its kernels, so no times are told")

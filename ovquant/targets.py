@@ -160,6 +160,7 @@ class Requirements(FileModel):
 class Target(FileModel):
     """A target profile."""
 
+    read_before = (EXTENDS,)
     version: Literal[1] = Field(description="version of the profile format")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
     description: str = ""

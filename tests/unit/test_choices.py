@@ -40,6 +40,17 @@ def test_a_choice_that_matches_nothing_is_dropped_with_a_note() -> None:
     assert space.genes[0].values == (NO_SCOPE, ScopeSelector(types=("Add",)))
 
 
+def test_what_matches_nothing_in_a_choice_that_matches_something_is_told_where_it_looks_like_a_slip() -> None:
+    scope = {"types": ["Addd", "Add", "LSTMCell"], "places": ["Add[99]"], "roles": ["first_convolution", "normalization"]}
+    space = space_of({"ignored_scope": {"none": {}, "mixed": scope}})
+    assert len(space.notes) == 2
+    assert space.notes[0] == (
+        "ignored_scope 'mixed': types 'Addd' matches nothing in this model (nearest: Add); the rest of it is searched"
+    )
+    assert "places 'Add[99]' matches nothing" in space.notes[1]
+    assert space.genes[0].values[1] == ScopeSelector(types=("Add",), roles=("first_convolution",))
+
+
 def test_a_choice_that_matches_the_same_as_another_is_dropped_with_a_note() -> None:
     space = space_of({"ignored_scope": {"none": {}, "first": {"names": ["stem"]}, "again": {"roles": ["first_convolution"]}}})
     assert space.notes == ("ignored_scope 'again' dropped: same operations as 'first'",)
@@ -63,9 +74,10 @@ def test_names_that_the_model_does_not_have_are_an_error() -> None:
     choices = {"none": {}, "one": {"names": ["stem", "sten"]}, "other": {"names": ["xyz"]}}
     with pytest.raises(ConfigError) as raised:
         space_of({"ignored_scope": choices})
+    next_step = "take it out, or name what this model has"
     assert str(raised.value).splitlines() == [
-        "target genes.ignored_scope.one: names 'sten' matches nothing in this model (nearest: stem)",
-        "target genes.ignored_scope.other: names 'xyz' matches nothing in this model",
+        f"target genes.ignored_scope.one: names 'sten' matches nothing in this model (nearest: stem); {next_step}",
+        f"target genes.ignored_scope.other: names 'xyz' matches nothing in this model; {next_step}",
     ]
 
 

@@ -103,3 +103,9 @@ def test_the_name_is_not_inherited(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("version: 1\nextends: cpu\n")
     with pytest.raises(ConfigError, match="name: required key is missing"):
         load_target(str(tmp_path / "mine.yaml"))
+
+
+def test_a_misspelt_extends_is_told_the_right_word(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("version: 1\nname: mine\ndevice: CPU\nextend: cpu\n")
+    with pytest.raises(ConfigError, match=r"extend: unknown key \(did you mean 'extends'\?\); accepted: .*, extends, "):
+        load_target(str(tmp_path / "mine.yaml"))
