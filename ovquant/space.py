@@ -176,9 +176,12 @@ class SearchSpace:
         return choice, [index for gene, index in zip(self.genes, genome, strict=True) if gene.field == LAYER]
 
     def leading(self, genome: Genome) -> list[Genome]:
-        """Return the genome with the first 1, 2, 4 ... layers left in float, those of the most promise."""
+        """Return the genome with the first 1, 4, 16 ... layers left in float, those of the most promise.
+
+        On a table of the digits, with the first two as well, a search was no better after 20 evaluations than Optuna's TPE.
+        """
         places = [index for index, gene in enumerate(self.genes) if gene.field == LAYER]
-        counts = [2**power for power in range(len(places).bit_length()) if 2**power <= len(places)]
+        counts = [4**power for power in range(len(places).bit_length()) if 4**power <= len(places)]
         return [tuple(1 if index in places[:count] else value for index, value in enumerate(genome)) for count in counts]
 
     def canonical_genome(self, genome: Genome) -> Genome:

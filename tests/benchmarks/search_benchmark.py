@@ -4,7 +4,7 @@
 
 Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
 reference point is NNCF default's divergence and the baseline's latency, or the slowest strategy's where none is faster than that.
-All samplers get the same genes and begin with NNCF's default, ours knows of no neighbours of it. A genome that was tried before
+All samplers get the same genes and begin with NNCF's default. A genome that was tried before
 is no evaluation, and 20 of them end a sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians
 over seeds of the share of the front's hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval. With
 ``--noise``, samplers are told latencies that are off by that share (one draw for each set of kernels and seed), and are judged
@@ -35,6 +35,7 @@ LOOKS = (20, 40, 60)
 POPULATION = 3  # as a search of 60 trials has
 NSGA_SIZE = 6  # of NSGA-II, whose own 50 would be all but its first generation
 N_RESAMPLES = 2000
+N_LAYERS = 6  # of table_target.yaml; their genes are the last ones
 MOST_REPEATS = 20  # one after the other; a sampler that proposes nothing else has come to its end
 
 
@@ -50,6 +51,7 @@ class Table:
         rows: of the table by genome in lexicographic order, -1 for those that it lacks.
         genomes: by row.
         seeds: what all begin with.
+        neighbours: of the seed: the layers of most promise in float, as a search tries them between what it breeds.
         reference: point that hypervolume is up to.
     """
 
@@ -61,6 +63,7 @@ class Table:
     rows: np.ndarray
     genomes: list[Genome]
     seeds: list[Genome]
+    neighbours: list[Genome]
     reference: np.ndarray
 
     @classmethod
@@ -82,7 +85,8 @@ class Table:
         violations = {genomes[i]: max(0.0, float(drops[i]) - max_drop) / max(max_drop, 1e-9) for i in rows}
         latencies = [ratio for _, ratio in objectives.values()]
         reference = np.array([objectives[default][0], 1.0 if min(latencies) < 1 else max(latencies)])
-        return cls(path.stem, sizes, orders, objectives, violations, canonical, genomes, [default], reference)
+        leading = [(*default[:-N_LAYERS], *(int(i < count) for i in range(N_LAYERS))) for count in (1, 4)]
+        return cls(path.stem, sizes, orders, objectives, violations, canonical, genomes, [default], leading, reference)
 
     def canonical(self, genome: Genome) -> Genome:
         """Return the genome that stands for the same strategy; in a table with gaps, for one that is near it."""
@@ -135,7 +139,7 @@ def ours(table: Table, seed: int) -> Iterator[Genome]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler = GeneticSampler(
-            space=space, seeds=table.seeds, neighbours=(), seed=seed, population_size=POPULATION, minimized=tuple
+            space=space, seeds=table.seeds, neighbours=table.neighbours, seed=seed, population_size=POPULATION, minimized=tuple
         )
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     is_exhausted = False

@@ -43,6 +43,7 @@ def made_up(sizes: tuple[int, ...] = (4, 3, 3, 2, 2, 2, 2)) -> Table:
         rows=np.arange(len(every)),
         genomes=every,
         seeds=[(0,) * len(sizes)],
+        neighbours=[],
         reference=np.array([0.03, 1.0]),
     )
 

@@ -260,9 +260,12 @@ def test_a_layer_that_a_choice_leaves_in_float_anyway_makes_no_other_strategy() 
     assert len(list(space.genomes())) == len({space.strategy_from_genome(genome) for genome in space.genomes()}) == 12
 
 
-def test_leading_layers_are_left_in_float_one_two_four_at_a_time() -> None:
+def test_the_first_layer_and_the_first_four_are_left_in_float_together() -> None:
     space = space_of({"preset": ["performance", "mixed"], "layers": {"top": 3}}, layers=LAYERS)
-    assert [space.code_from_genome(genome) for genome in space.leading((1, 0, 0, 0))] == ["1100", "1110"]
+    assert [space.code_from_genome(genome) for genome in space.leading((1, 0, 0, 0))] == ["1100"]
+    preset, layer, *_ = space.genes
+    more = dataclasses.replace(space, genes=(preset, *(dataclasses.replace(layer, name=f"layer {i}") for i in range(5))))
+    assert [more.code_from_genome(genome) for genome in more.leading((1, 0, 0, 0, 0, 0))] == ["110000", "111110"]
 
 
 @pytest.mark.parametrize("gene", LARGE.genes, ids=lambda gene: gene.name)
