@@ -172,7 +172,7 @@ _TYPE_FAULTS = {
 def _messages(model: type[BaseModel], place: Sequence[object], fault: Any) -> list[str]:
     kind, found = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
-        accepted = [*_fields_at(model, place[:-1]), *(getattr(model, "read_before", ()) if len(place) == 1 else ())]
+        accepted = _fields_at(model, place[:-1])
         hint = did_you_mean(str(place[-1]), accepted)
         listing = f"; accepted: {', '.join(sorted(accepted))}" if accepted else ""
         return [f"unknown key{hint}{listing}"]
@@ -227,7 +227,7 @@ def _fields_at(model: type[BaseModel], place: Sequence[object]) -> list[str]:
             is_user_key = any(_is_mapping(field.annotation) for field in fields)
         else:
             is_user_key = False
-    return [name for candidate in current for name in candidate.model_fields]
+    return [name for candidate in current for name in (*candidate.model_fields, *getattr(candidate, "read_before", ()))]
 
 
 def _is_mapping(annotation: Any) -> bool:

@@ -90,11 +90,12 @@ def _tell(found: Inspection, result: dict[str, Any], console: Console) -> None:
         for what, n_hidden in (("layers", len(ranking.layers) - _SHOWN), ("groups", len(ranking.groups) - _SHOWN_GROUPS))
         if n_hidden > 0
     ]
-    console.result(
+    told = (
         f"Saves: divergence of the model with all layers quantized ({_saved(ranking.all_quantized)}) less that with this one "
         f"in float; mean of {ranking.n_items} calibration items, simulated at f32 without bias correction. Brackets: 95 % "
-        f"{' '.join(['intervals, of each layer by itself.', *hidden])}"
+        "intervals, of each layer by itself."
     )
+    console.result(" ".join([told, *hidden]))
     if found.floats is None or found.quantized is None:
         console.warn(f"{result['device']} has no profile of its kernels, so no times are told")
         return

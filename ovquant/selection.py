@@ -16,7 +16,7 @@ Pick: TypeAlias = Literal["fastest", "accurate", "knee"]
 N_FINALISTS = 6
 # What is as fast in truth may have been timed this much slower than the fastest, as short timings are off by some per cent.
 _REACHES = (0.0, 0.05, 0.1, 0.2)
-RESOLUTION = 0.03  # what is at most this much slower counts as equally fast, what diverges by this much more as equally close
+_RESOLUTION = 0.03  # what is at most this much slower counts as equally fast, what diverges by this much more as equally close
 
 
 def eligible(trials: Sequence[Trial]) -> list[Trial]:
@@ -100,10 +100,10 @@ def preferred(latencies: Sequence[float], divergences: Sequence[float]) -> int:
         latencies: one per model, in any unit; at least one.
         divergences: one per model.
     """
-    limit = min(latencies) * (1 + RESOLUTION)
+    limit = min(latencies) * (1 + _RESOLUTION)
     near = [place for place, latency in enumerate(latencies) if latency <= limit]
     closest = min(near, key=lambda place: divergences[place])
-    most = divergences[closest] * (1 + RESOLUTION)  # less than that itself where rounding left it below zero
+    most = divergences[closest] * (1 + _RESOLUTION)  # less than that itself where rounding left it below zero
     alike = [place for place in near if place == closest or divergences[place] <= most]
     return min(alike, key=lambda place: (latencies[place], divergences[place]))
 

@@ -188,11 +188,9 @@ def _on_stop(winner: Row, stop_at: StopAt, rules: Rules) -> str:
     if stop_at.max_drop is not None:
         result = winner.evaluation.metrics[0]
         limit = stop_at.max_drop.limit(rules.reference(0, result))
-        held.append(f"drop of {limit:.4f} at most {_side(result.drop, limit) if result.has_interval else 'inconclusive'}")
+        held.append(f"drop of {limit:.4f} at most {_side_of_drop(result, limit)}")
     if stop_at.min_speedup is not None:
-        least, speedup = stop_at.min_speedup, winner.latency.speedup
-        judged = "confirmed" if speedup.low >= least else "refuted" if speedup.high < least else "inconclusive"
-        held.append(f"{least:g}x the baseline's speed {judged}")
+        held.append(f"{stop_at.min_speedup:g}x the baseline's speed {_side(winner.latency.ratio, 1 / stop_at.min_speedup)}")
     if stop_at.fitness is not None:
         fitness = rules.fitness(dataclasses.replace(winner.evaluation, latency=winner.latency))
         held.append(f"fitness of {stop_at.fitness:g} now {'unknown' if fitness is None else f'{fitness:.4g}'}")
@@ -228,7 +226,7 @@ def judge(evaluation: Evaluation, rules: Rules) -> Judgement:
     for index, result in enumerate(evaluation.metrics):
         limit = rules.limit(index, result)
         if limit is not None:
-            found.append(_side(result.drop, limit) if result.has_interval else "inconclusive")
+            found.append(_side_of_drop(result, limit))
     if rules.max_divergence is not None:
         found.append(_side(evaluation.divergence, rules.max_divergence))
     if "refuted" in found:
@@ -248,6 +246,10 @@ def _beside(evaluation: Evaluation, default: Evaluation) -> Judgement:
     if less.low >= 0:
         return "confirmed"
     return "refuted" if less.high < 0 else "inconclusive"
+
+
+def _side_of_drop(result: MetricResult, limit: float) -> Judgement:
+    return _side(result.drop, limit) if result.has_interval else "inconclusive"
 
 
 def _side(interval: Interval, limit: float) -> Judgement:
@@ -300,7 +302,7 @@ def words(rows: Sequence[Row], rules: Rules) -> tuple[tuple[str, ...], bool]:
     if default is not None and default.trial == winner.trial:
         said.append("It is NNCF's default: the search found nothing that is better by these rules.")
     elif default is not None:
-        said.extend(_against_default(winner, default, rival, rules))
+        said.extend(_against_default(winner, default, rival))
     if winner.judgement == "refuted":
         said.append("The holdout refutes every finalist: do not deploy it; allow a larger drop or give more validation data.")
     return tuple(said), speedup.low > 1 and winner.judgement != "refuted"
@@ -332,8 +334,7 @@ def _on_limits(winner: Row, default: Row | None, rules: Rules) -> list[str]:
         drop = f"{result.drop.value:+.4f} [{result.drop.low:+.4f}, {result.drop.high:+.4f}]"
         text = f"{result.name} drops by {drop} on {evaluation.n_items} holdout items"
         if limit is not None:
-            side = _side(result.drop, limit) if result.has_interval else "inconclusive"
-            text += f"; limit {limit:.4f}: {side}"
+            text += f"; limit {limit:.4f}: {_side_of_drop(result, limit)}"
         said.append(text + ".")
     if rules.max_divergence is not None:
         divergence = evaluation.divergence
@@ -347,7 +348,7 @@ def _on_limits(winner: Row, default: Row | None, rules: Rules) -> list[str]:
     return said
 
 
-def _against_default(winner: Row, default: Row, rival: Row, rules: Rules) -> list[str]:
+def _against_default(winner: Row, default: Row, rival: Row) -> list[str]:
     """Return how the winner compares with NNCF's default and, where no difference is beyond chance, which one is simpler."""
     ratio = winner.evaluation.divergence.value / max(default.evaluation.divergence.value, 1e-12)
     speedup = relative_speedup(winner.latency, default.latency)

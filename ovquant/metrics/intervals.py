@@ -115,10 +115,6 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float], n_items: int, n_r
             continue
     if len(drawn) < _LEAST_SHARE * n_resamples or np.ptp(drawn) == 0:
         return None
-    return _percentiles(statistic(np.arange(n_items)), np.asarray(drawn))
-
-
-def _percentiles(value: float, drawn: NDArray[np.float64]) -> Interval:
-    tail = 50 * (1 - _CONFIDENCE)
+    value, tail = statistic(np.arange(n_items)), 50 * (1 - _CONFIDENCE)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(value=value, low=min(value, float(low)), high=max(value, float(high)))

@@ -4,11 +4,10 @@
 
 Objectives are divergence and latency over the baseline's; candidates that drop by more than ``--max-drop`` are infeasible. The
 reference point is NNCF default's divergence and the baseline's latency, or the slowest strategy's where none is faster than that.
-All samplers get the same genes and begin with NNCF's default. A genome that was tried before
-is no evaluation, and 20 of them end a sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians
-over seeds of the share of the front's hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval. With
-``--noise``, samplers are told latencies that are off by that share (one draw for each set of kernels and seed), and are judged
-by those of the table.
+All samplers get the same genes and begin with NNCF's default. A genome that was tried before is no evaluation, and 20 of them
+end a sampler; ``+repeats`` are the same samplers with repeats counted. Printed are medians over seeds of the share of the front's
+hypervolume, and the mean of ours less theirs with its 95 % bootstrap interval. With ``--noise``, samplers are told latencies that
+are off by that share (one draw for each set of kernels and seed), and are judged by those of the table.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from ovquant import pareto
 from ovquant.sampler import CODE, VIOLATION, GeneticSampler
-from ovquant.space import Genome
+from ovquant.space import Genome, leading
 
 LOOKS = (20, 40, 60)
 POPULATION = 3  # as a search of 60 trials has
@@ -85,8 +84,8 @@ class Table:
         violations = {genomes[i]: max(0.0, float(drops[i]) - max_drop) / max(max_drop, 1e-9) for i in rows}
         latencies = [ratio for _, ratio in objectives.values()]
         reference = np.array([objectives[default][0], 1.0 if min(latencies) < 1 else max(latencies)])
-        leading = [(*default[:-N_LAYERS], *(int(i < count) for i in range(N_LAYERS))) for count in (1, 4)]
-        return cls(path.stem, sizes, orders, objectives, violations, canonical, genomes, [default], leading, reference)
+        near = leading(default, range(len(sizes) - N_LAYERS, len(sizes)))
+        return cls(path.stem, sizes, orders, objectives, violations, canonical, genomes, [default], near, reference)
 
     def canonical(self, genome: Genome) -> Genome:
         """Return the genome that stands for the same strategy; in a table with gaps, for one that is near it."""
